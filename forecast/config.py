@@ -1,0 +1,290 @@
+"""Configuration: where it lies, how it is composed and checked, what names a run, how doors open.
+
+Nothing here loads torch, plotly or a price source.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class ForecastError(Exception):
+    """Something the user can mend: one line naming the thing, the value and the remedy."""
+
+
+# Keys that change how a run is made or shown, but not what comes out of it.
+NOT_IN_ID = (
+    "evaluate",
+    "force",
+    "logger",
+    "outputs",
+    "progress",
+    "threads",
+    "trainer.accelerator",  # the resolved device is in the id instead
+    "trainer.name",
+)
+
+
+def config_dir() -> Path:
+    """The directory of the shipped configuration: in the installed package, else beside it."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise ForecastError(f"no conf/train.yaml in {package} or beside it: install the package again.")
+
+
+def search_path(overrides: Sequence[str]) -> list[str]:
+    """Overrides, with the caller's own `./conf` added to Hydra's search path where there is one."""
+    own = Path("conf").resolve()
+    if any(o.startswith("hydra.searchpath=") for o in overrides):
+        return list(overrides)
+    if not own.is_dir() or own == config_dir().resolve():
+        return list(overrides)
+    return [*overrides, f"hydra.searchpath=['file://{own}']"]
+
+
+def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a command, as the command line would compose it.
+
+    Parameters
+    ----------
+    name : str
+        Primary configuration: `train`.
+    overrides : sequence of str
+        As typed on the command line: `["model=gru", "ensemble=1"]`.
+
+    Raises
+    ------
+    ForecastError
+        A key or choice that does not exist, or a value that does not parse.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    before = GlobalHydra.instance().hydra  # a notebook may be inside a Hydra job of its own
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return hydra.compose(name, overrides=search_path(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ForecastError(one_line(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as nested dicts and lists of primitives, interpolations resolved."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[call-overload]
+    except OmegaConfBaseException as error:
+        raise ForecastError(one_line(error)) from error
+    return typing.cast(dict[str, Any], resolved)
+
+
+def instantiate(options: Mapping[str, Any], section: str, target: Any = None) -> Any:
+    """Call a constructor with a section of the configuration, checking names and types first.
+
+    Parameters
+    ----------
+    options : mapping
+        Primitives; `_target_`, a dotted name, is used where no `target` is given.
+    section : str
+        Where the options stand in the configuration, for messages: `data`.
+    target : callable, optional
+
+    Raises
+    ------
+    ForecastError
+        An unknown or missing key, or a value of another type than the constructor's annotation.
+    """
+    arguments = {k: v for k, v in options.items() if k != "_target_"}
+    if target is None:
+        module, _, name = str(options["_target_"]).rpartition(".")
+        try:
+            target = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ForecastError(
+                f"{section}._target_={options['_target_']!r} cannot be imported: {error}."
+            ) from error
+    check(arguments, section, target)
+    return target(**arguments)
+
+
+def check(
+    arguments: Mapping[str, Any], section: str, target: Any, *, partial: bool = False
+) -> None:
+    """Refuse arguments that `target` does not take, by name and by annotated type.
+
+    With `partial`, the rest of what it takes comes from elsewhere.
+    """
+    prefix = f"{section}." if section else ""
+    parameters = inspect.signature(target).parameters
+    hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    for name, value in arguments.items():
+        if name not in parameters:
+            raise ForecastError(f"{prefix}{name} is unknown{_nearest(name, list(parameters))}.")
+        if name in hints and not _fits(value, hints[name]):
+            raise ForecastError(
+                f"{prefix}{name}={value!r} is not {_spoken(hints[name])}. Correct the value."
+            )
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in arguments and not partial:
+            raise ForecastError(f"{prefix}{name} is missing: give it a value.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, a) for a in arguments)
+    if hint is type(None) or hint is None:
+        return value is None
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is not None and issubclass(origin, collections.abc.Mapping):
+        return isinstance(value, collections.abc.Mapping)
+    if origin is not None and issubclass(origin, collections.abc.Sequence):
+        if isinstance(value, str) or not isinstance(value, collections.abc.Sequence):
+            return False
+        return not arguments or all(_fits(v, arguments[0]) for v in value)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _spoken(hint: Any) -> str:
+    names = {
+        int: "a whole number", float: "a number", str: "text", bool: "true or false",
+        type(None): "null",
+    }  # fmt: skip
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_spoken(a) for a in arguments)
+    if hint in names:
+        return names[hint]
+    if origin is not None and issubclass(origin, collections.abc.Mapping):
+        return "a mapping"
+    if origin is not None:
+        return "a list" + (f" of {_spoken(arguments[0])}" if arguments else "")
+    return str(hint)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f": did you mean {close[0]}" if close else f"; known are {', '.join(known)}"
+
+
+def canonical_id(config: Mapping[str, Any], **facts: str) -> str:
+    """Ten hexadecimal digits naming a configuration together with what it read and where it ran.
+
+    Parameters
+    ----------
+    config : mapping
+        Resolved configuration; keys of `NOT_IN_ID` are left out.
+    facts : str
+        sha256 of the data, resolved device, package version.
+    """
+    text = json.dumps([without(config, NOT_IN_ID), facts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def without(config: Mapping[str, Any], dotted: Sequence[str]) -> dict[str, Any]:
+    """A copy of a nested configuration without some dotted keys."""
+    result: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    for key in dotted:
+        *parents, last = key.split(".")
+        node: Any = result
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    return result
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on one line; Hydra's are shortened and given a suggestion."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "Could not override" in text or "is not in struct" in text:
+        key = text.split("'")[1] if "'" in text else text
+        return f"{key} is no option{_nearest_key(key)}."
+    return text
+
+
+def _nearest_key(key: str) -> str:
+    from omegaconf import OmegaConf
+
+    try:
+        known = list(_leaves(OmegaConf.load(config_dir() / "train.yaml")))
+        for group in config_dir().iterdir():
+            if group.is_dir() and group.name != "experiment":
+                for file in sorted(group.glob("*.yaml")):
+                    known += [f"{group.name}.{k}" for k in _leaves(OmegaConf.load(file))]
+    except Exception:
+        return ""
+    close = difflib.get_close_matches(key, sorted(set(known)), n=1)
+    return f": did you mean {close[0]}?" if close else "; `--help` lists the options"
+
+
+def _leaves(node: Any, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in node.items():
+        if name != "defaults":
+            keys.append(f"{prefix}{name}")
+            if hasattr(value, "items"):
+                keys += _leaves(value, f"{prefix}{name}.")
+    return keys
+
+
+def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
+    """The command line of a door: Hydra around a plain function.
+
+    Our own errors, and Hydra's about the command line, become one line and exit status 1 without a
+    traceback (`HYDRA_FULL_ERROR=1` shows it); a sweep goes on after a failed job.
+    """
+
+    @wraps(command)
+    def main() -> None:
+        import hydra
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        traceback_wanted = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+        # Hydra would print its own five lines; with this it hands the exception to us instead.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        sys.argv[1:] = search_path(sys.argv[1:])
+        try:
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(
+                command
+            )()
+        except KeyboardInterrupt:
+            print("interrupted: the same command continues where this one stopped", file=sys.stderr)
+            sys.exit(130)
+        except (ForecastError, HydraException, OmegaConfBaseException) as error:
+            if traceback_wanted:
+                raise
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            sys.exit(1)
+
+    return main

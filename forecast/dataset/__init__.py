@@ -1,0 +1,1 @@
+"""Room 2: panel, features, targets, folds, windows and the data module."""

@@ -1,0 +1,240 @@
+"""The panel: all symbols' rows in one compressed block, features and targets' raw material.
+
+Row *i* of symbol *s* lies in `offsets[s]:offsets[s+1]`; nothing is padded and no window is ever
+materialised beyond the batch, so N·C floats are what training holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from forecast.config import ForecastError
+from forecast.dataset.features import MARKET_FEATURES, FeatureSet, History
+from forecast.dataset.market import Market, make_market, market_lag, symbol_slices
+from forecast.prices.frame import Prices
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymbolFacts:
+    """What a report says of one symbol."""
+
+    symbol: str
+    first: str
+    last: str
+    rows: int
+    floor_hits: int
+    gaps: int
+    zero_returns: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Compressed rows of all symbols (N rows, C features, S symbols, T dates).
+
+    Attributes
+    ----------
+    values : array of float32, shape (N, C)
+        Features; null where undefined.
+    day : array of int32, shape (N,)
+        Index into `dates`, the union calendar.
+    offsets : array of int64, shape (S + 1,)
+    log_price : array of float64, shape (N,)
+        100·ln of the total-return price: a difference of two rows is a target in percent.
+    price : array of float64, shape (N,)
+        The price people see: raw close where known.
+    scale : array of float32, shape (N,)
+        Percent per session; null for a symbol's first 20 sessions.
+    gaps : array of int32, shape (N,)
+        Gaps above `max_gap` up to and including this row, so that a target spans none exactly
+        where the count at its end equals that at its origin.
+    """
+
+    values: np.ndarray
+    day: np.ndarray
+    offsets: np.ndarray
+    log_price: np.ndarray
+    price: np.ndarray
+    scale: np.ndarray
+    gaps: np.ndarray
+    symbols: tuple[str, ...]
+    names: tuple[str, ...]
+    dates: np.ndarray
+    market: Market
+    facts: tuple[SymbolFacts, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def rows(self) -> int:
+        return len(self.day)
+
+    def symbol_rows(self, s: int) -> slice:
+        return slice(int(self.offsets[s]), int(self.offsets[s + 1]))
+
+    def first_row(self, date: np.datetime64) -> np.ndarray:
+        """Per symbol the first row on or after a date, shape (S,)."""
+        day = int(np.searchsorted(self.dates, date))
+        return np.array(
+            [
+                low + np.searchsorted(self.day[low:high], day)
+                for low, high in zip(self.offsets[:-1], self.offsets[1:], strict=True)
+            ],
+            dtype=np.int64,
+        )
+
+
+def make_panel(
+    prices: Prices,
+    features: FeatureSet,
+    *,
+    market: Market | str | None = "equal_weight",
+    max_gap: int = 10,
+) -> Panel:
+    """Turn prices into the panel that everything downstream reads.
+
+    Parameters
+    ----------
+    prices : Prices
+    features : FeatureSet
+    market : Market, str or None
+        A stored market (prediction), or its definition (see `make_market`).
+    max_gap : int
+        Exchange sessions a symbol may be missing; a longer gap is flagged and masked as a target.
+
+    Raises
+    ------
+    ForecastError
+        A column that a feature needs and the source lacks; a market that cannot be defined.
+    """
+    frame = prices.frame
+    features.check_source(list(frame.columns), prices.source)
+    if not isinstance(market, Market):
+        market = make_market(prices, market, half_life=features.scale_half_life)
+    if market.definition == "none":
+        features = replace(
+            features, columns=[c for c in features.columns if c not in MARKET_FEATURES]
+        )
+    slices = list(symbol_slices(prices))
+    dates = _union_calendar(prices)
+    n = len(frame)
+    close, date = frame["close"].to_numpy(), frame["date"].to_numpy()
+    numeric = [
+        c for c in frame.columns if c not in ("symbol", "date", "calendar", "dividend", "split")
+    ]
+    calendars = _calendar_of_symbol(prices, slices)
+    market_calendar = calendars.get(market.definition) or next(iter(calendars.values()), None)
+    panel = Panel(
+        values=np.empty((0, 0), np.float32),
+        day=np.empty(n, np.int32),
+        offsets=np.array([0] + [rows.stop for _, rows in slices], np.int64),
+        log_price=np.empty(n, np.float64),
+        price=frame["raw_close" if "raw_close" in frame else "close"].to_numpy(),
+        scale=np.empty(n, np.float32),
+        gaps=np.empty(n, np.int32),
+        symbols=tuple(symbol for symbol, _ in slices),
+        names=(),
+        dates=dates,
+        market=market,
+    )
+    values, names, facts, warnings = panel.values, [], [], []
+    for symbol, rows in slices:
+        days = date[rows].astype("datetime64[D]")
+        market_return, market_scale = market.at(
+            days, lag=market_lag(calendars.get(symbol), market_calendar)
+        )
+        history = History(
+            date=days,
+            columns={c: frame[c].to_numpy()[rows] for c in numeric},
+            market=market_return,
+            market_scale=market_scale,
+            scale_half_life=features.scale_half_life,
+            scale_floor=features.scale_floor,
+        )
+        block, names = features.compute(history, symbol, prices.covariates)
+        if rows.start == 0:
+            values = np.empty((n, block.shape[1]), np.float32)
+        values[rows] = block
+        panel.day[rows] = np.searchsorted(dates, days)
+        panel.log_price[rows] = 100.0 * np.log(close[rows])
+        panel.scale[rows] = history.scale
+        gap = _gaps(days, calendars.get(symbol), dates, max_gap)
+        panel.gaps[rows] = np.cumsum(gap)
+        facts.append(_facts(symbol, history, gap))
+        warnings.extend(_gap_warnings(symbol, days, gap, max_gap))
+    if market.definition == "equal_weight" and not len(market.date):
+        warnings.append(
+            "market: no date has five symbols, so the market's features are undefined (0 after "
+            "standardising); data.market names a symbol to use instead"
+        )
+    return replace(
+        panel, values=values, names=tuple(names), facts=tuple(facts), warnings=tuple(warnings)
+    )
+
+
+def _union_calendar(prices: Prices) -> np.ndarray:
+    """All dates on which some symbol has a session; one bit a day, since N may be 10⁷."""
+    date = prices.frame["date"].to_numpy()
+    if not len(date):
+        raise ForecastError(f"data={prices.source}: no session is left. Widen data.start/data.end.")
+    first = date.min().astype("datetime64[D]")
+    present = np.zeros(int((date.max().astype("datetime64[D]") - first).astype(int)) + 1, bool)
+    for _, rows in symbol_slices(prices):
+        present[(date[rows].astype("datetime64[D]") - first).astype(np.int64)] = True
+    return first + np.flatnonzero(present).astype("timedelta64[D]")
+
+
+def _calendar_of_symbol(prices: Prices, slices: list[tuple[str, slice]]) -> dict[str, str]:
+    if "calendar" not in prices.frame:
+        return {}
+    column = prices.frame["calendar"]
+    return {s: str(column.iloc[rows.start]) for s, rows in slices if rows.stop > rows.start}
+
+
+def _gaps(
+    date_N: np.ndarray, calendar: str | None, union: np.ndarray, max_gap: int
+) -> np.ndarray:
+    """Rows before which more than `max_gap` exchange sessions are missing, shape (n,) bool."""
+    gap = np.zeros(len(date_N), bool)
+    # As many calendar days as sessions at most: only the few wide steps need the exchange calendar.
+    wide = np.flatnonzero(np.diff(date_N).astype(np.int64) - 1 > max_gap)
+    if len(wide):
+        sessions = union if calendar is None else _exchange_sessions(calendar, date_N)
+        before = np.searchsorted(sessions, date_N[wide], side="right")
+        after = np.searchsorted(sessions, date_N[wide + 1], side="left")
+        gap[wide + 1] = after - before > max_gap
+    return gap
+
+
+def _exchange_sessions(calendar: str, date_N: np.ndarray) -> np.ndarray:
+    import exchange_calendars
+
+    try:
+        sessions = exchange_calendars.get_calendar(calendar, start=str(date_N[0])).sessions
+    except exchange_calendars.errors.InvalidCalendarName as error:
+        raise ForecastError(
+            f"calendar {calendar!r} is no exchange_calendars code (XNYS, XLON, XTKS, 24/7, …). "
+            "Correct data.calendar, or null for the panel's own dates."
+        ) from error
+    return sessions.to_numpy().astype("datetime64[D]")
+
+
+def _facts(symbol: str, history: History, gap: np.ndarray) -> SymbolFacts:
+    returns = history.log_return[1:]
+    return SymbolFacts(
+        symbol=symbol,
+        first=str(history.date[0]),
+        last=str(history.date[-1]),
+        rows=len(history),
+        floor_hits=history.floor_hits,
+        gaps=int(gap.sum()),
+        zero_returns=float(np.mean(returns == 0)) if len(returns) else 0.0,
+    )
+
+
+def _gap_warnings(symbol: str, date_N: np.ndarray, gap: np.ndarray, max_gap: int) -> list[str]:
+    return [
+        f"{symbol}: no session between {date_N[i - 1]} and {date_N[i]} (more than data.max_gap="
+        f"{max_gap}); targets across it are masked"
+        for i in np.flatnonzero(gap)
+    ]

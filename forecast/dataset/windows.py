@@ -1,0 +1,269 @@
+"""Windows over the panel, gathered by index in one operation and never stored.
+
+Axes: B batch, L time, F features, H horizons, S symbols, W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forecast.dataset.folds import Range
+from forecast.dataset.panel import Panel
+
+# A carried pass always works on blocks of this shape, whatever the panel: products over
+# differently shaped blocks may round differently, and a forecast must not depend on which symbols
+# are listed later or where the data end.
+BLOCK_SYMBOLS = 32
+BLOCK_SESSIONS = 500
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is given.
+
+    Attributes
+    ----------
+    x_BLF : features, null where undefined
+    y_BLH : targets ÷ (scale·√h); 0 where masked
+    mask_BLH : whether a target counts: in the range, known, no long gap, scale defined
+    scale_BL : percent per session
+    day_BL : index into the union calendar
+    """
+
+    x_BLF: Tensor
+    y_BLH: Tensor
+    mask_BLH: Tensor
+    scale_BL: Tensor
+    day_BL: Tensor
+
+
+@dataclass(frozen=True)
+class CarriedBatch:
+    """One step of a carried pass.
+
+    Attributes
+    ----------
+    rows_BL : array of int64
+        Panel row of each cell; −1 where a symbol has no row or is only there to fill the block.
+    first : bool
+        The block's first sessions: the state starts at zero.
+    wanted : bool
+        Some row lies in the range; otherwise only the state matters.
+    """
+
+    batch: Batch
+    rows_BL: np.ndarray
+    first: bool
+    wanted: bool
+
+
+class PanelTensors:
+    """The panel on a device, from which batches are gathered.
+
+    Parameters
+    ----------
+    panel : Panel
+    horizons : sequence of int
+        Sessions ahead.
+    delay : int
+        Sessions between origin and the start of the target.
+    """
+
+    def __init__(
+        self, panel: Panel, *, horizons: tuple[int, ...], delay: int, device: torch.device | str
+    ) -> None:
+        def on_device(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        self.values_NF = on_device(panel.values)
+        self.log_price_N = on_device(panel.log_price)
+        self.scale_N = on_device(panel.scale)
+        self.gaps_N = on_device(panel.gaps)
+        self.day_N = on_device(panel.day)
+        self.horizons_H = torch.tensor(horizons, device=device)
+        self.root_H = torch.sqrt(self.horizons_H.float())
+        self.delay = delay
+        self.device = device
+
+    def gather(
+        self,
+        first_B: np.ndarray,
+        stop_B: np.ndarray,
+        low_B: np.ndarray,
+        high_B: np.ndarray,
+        length: int,
+    ) -> Batch:
+        """Sessions `first … first + length − 1` of each window.
+
+        Parameters
+        ----------
+        first_B : first row of each window
+        stop_B : one past the last row of the window's symbol; sessions beyond repeat that row,
+            masked, and follow everything that counts
+        low_B, high_B : rows whose targets count
+        """
+        first, stop, low, high = (
+            torch.from_numpy(a).to(self.device)[:, None] for a in (first_B, stop_B, low_B, high_B)
+        )
+        wanted_BL = first + torch.arange(length, device=self.device)
+        rows_BL = torch.minimum(wanted_BL, stop - 1)
+        start_BL1 = (rows_BL + self.delay)[..., None]
+        end_BLH = start_BL1 + self.horizons_H
+        last = (stop - 1)[..., None]
+        known_BLH = (end_BLH <= last) & ((wanted_BL >= low) & (wanted_BL < high))[..., None]
+        end_BLH = torch.minimum(end_BLH, last)
+        change_BLH = self.log_price_N[end_BLH] - self.log_price_N[torch.minimum(start_BL1, last)]
+        scale_BL = self.scale_N[rows_BL]
+        unbroken_BLH = self.gaps_N[end_BLH] == self.gaps_N[rows_BL][..., None]
+        mask_BLH = known_BLH & unbroken_BLH & ~torch.isnan(scale_BL)[..., None]
+        y_BLH = change_BLH.float() / (scale_BL[..., None] * self.root_H)
+        return Batch(
+            x_BLF=self.values_NF[rows_BL],
+            y_BLH=torch.where(mask_BLH, y_BLH, 0.0),
+            mask_BLH=mask_BLH,
+            scale_BL=scale_BL,
+            day_BL=self.day_N[rows_BL],
+        )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Index of training windows: every row of a range carries the loss in exactly one of them.
+
+    The rows of each symbol are cut, from the end backwards, into tiles of `length − warmup` rows;
+    a window is a tile and the `warmup` or more sessions before it, so its recurrence is warm when
+    the loss begins. A symbol's first window begins at its first row, where the carried pass
+    begins too. Many-to-one training is the case `warmup = length − 1`: tiles of one row.
+    """
+
+    range: Range
+    offsets: np.ndarray
+    length: int
+    warmup: int
+
+    @property
+    def stride(self) -> int:
+        return self.length - self.warmup
+
+    @property
+    def most(self) -> int:
+        """Windows of an epoch at the least fortunate phase."""
+        rows_S = np.maximum(self.range.high - self.range.low, 0)
+        extra = 1 if self.stride > 1 else 0
+        return int(np.sum(np.where(rows_S > 0, -(-rows_S // self.stride) + extra, 0)))
+
+    def tiles(self, phase: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tiles at a phase in 0 … stride − 1: first row, one past the last row, symbol; (W,)."""
+        rows_S = np.maximum(self.range.high - self.range.low, 0)
+        count_S = np.where(rows_S > 0, np.maximum(-(-(rows_S - phase) // self.stride), 0), 0)
+        count_S += (rows_S > 0) & (phase > 0)
+        symbol_W = np.repeat(np.arange(len(rows_S)), count_S)
+        number_W = np.arange(len(symbol_W)) - np.repeat(np.cumsum(count_S) - count_S, count_S)
+        top_W = self.range.high[symbol_W] - number_W * self.stride
+        if phase > 0:
+            top_W = np.where(number_W > 0, top_W + self.stride - phase, top_W)
+            bottom_W = np.where(number_W > 0, top_W - self.stride, top_W - phase)
+        else:
+            bottom_W = top_W - self.stride
+        return np.maximum(bottom_W, self.range.low[symbol_W]), top_W, symbol_W
+
+    def gather(
+        self, tensors: PanelTensors, low_B: np.ndarray, high_B: np.ndarray, symbol_B: np.ndarray
+    ) -> Batch:
+        first_B = np.maximum(self.offsets[symbol_B], high_B - self.length)
+        return tensors.gather(first_B, self.offsets[symbol_B + 1], low_B, high_B, self.length)
+
+
+class TrainingBatches:
+    """One epoch of windows in random order, as an iterable of ready batches.
+
+    The order is a function of (seed, member, epoch) alone, so a resumed run sees what an
+    uninterrupted one would have seen. The number of batches is the same in every epoch.
+
+    Parameters
+    ----------
+    steps : int
+        Batches of an epoch.
+    steps_done : callable
+        Steps trained so far; Lightning's epoch counter is one too low after a resume.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        tensors: PanelTensors,
+        *,
+        steps: int,
+        seed: int,
+        member: int,
+        steps_done: Callable[[], int],
+    ) -> None:
+        self.windows, self.tensors = windows, tensors
+        self.steps, self.seed, self.member = steps, seed, member
+        self.steps_done = steps_done
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self.steps_done() // self.steps
+        random = np.random.default_rng((self.seed, self.member, epoch))
+        low_W, high_W, symbol_W = self.windows.tiles(int(random.integers(self.windows.stride)))
+        for chosen in np.array_split(random.permutation(len(low_W)), self.steps):
+            yield self.windows.gather(
+                self.tensors, low_W[chosen], high_W[chosen], symbol_W[chosen]
+            )
+
+
+class CarriedPass:
+    """The whole history of every symbol, block by block, for one pass with the state carried.
+
+    Parameters
+    ----------
+    range : Range
+        Rows wanted. The pass starts at each symbol's first row and ends with the range.
+    symbols : array of int, optional
+        Symbols of the pass, by default all with a row in the range.
+    """
+
+    def __init__(
+        self,
+        range: Range,
+        offsets: np.ndarray,
+        tensors: PanelTensors,
+        *,
+        symbols: np.ndarray | None = None,
+    ) -> None:
+        self.range, self.offsets, self.tensors = range, offsets, tensors
+        self.blocks = range.blocks(BLOCK_SYMBOLS) if symbols is None else [symbols]
+
+    def _sessions(self, symbol_B: np.ndarray) -> int:
+        return int(np.max(self.range.high[symbol_B] - self.offsets[symbol_B]))
+
+    def __len__(self) -> int:
+        return sum(-(-self._sessions(block) // BLOCK_SESSIONS) for block in self.blocks)
+
+    def __iter__(self) -> Iterator[CarriedBatch]:
+        for symbol_B in self.blocks:
+            filler = np.repeat(symbol_B[:1], BLOCK_SYMBOLS - len(symbol_B))
+            full_B = np.concatenate([symbol_B, filler])
+            real_B = np.arange(BLOCK_SYMBOLS) < len(symbol_B)
+            first_B, stop_B = self.offsets[full_B], self.offsets[full_B + 1]
+            low_B = self.range.low[full_B]
+            high_B = np.where(real_B, self.range.high[full_B], 0)
+            for session in np.arange(0, self._sessions(symbol_B), BLOCK_SESSIONS):
+                rows_BL = (first_B + session)[:, None] + np.arange(BLOCK_SESSIONS)
+                inside = (rows_BL >= low_B[:, None]) & (rows_BL < high_B[:, None])
+                yield CarriedBatch(
+                    batch=self.tensors.gather(
+                        first_B + session, stop_B, low_B, high_B, BLOCK_SESSIONS
+                    ),
+                    rows_BL=np.where(inside, rows_BL, -1),
+                    first=session == 0,
+                    wanted=bool(inside.any()),
+                )

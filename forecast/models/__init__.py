@@ -1,0 +1,1 @@
+"""Room 3: recurrent networks, heads, training, the ensemble and the naive baselines."""

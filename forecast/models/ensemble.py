@@ -1,0 +1,102 @@
+"""The ensemble: members' parameters averaged, one distribution, one pass over each history.
+
+Axes: B batch, L time, N rows, H horizons, P head parameters, K members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from forecast.config import ForecastError
+from forecast.dataset.datamodule import Task
+from forecast.dataset.folds import Range
+from forecast.dataset.windows import CarriedPass, PanelTensors
+from forecast.models.block import Block
+from forecast.models.distributions import Distribution
+from forecast.models.fit import best_checkpoint
+from forecast.models.forecaster import make_head
+from forecast.models.heads import Head
+from forecast.models.networks import Network, State
+
+
+class Ensemble:
+    """Trained members that forecast as one.
+
+    Parameters
+    ----------
+    networks : sequence of Network
+        The members, on one device.
+    head : Head
+    task : Task
+    """
+
+    def __init__(self, networks: Sequence[Network], head: Head, task: Task) -> None:
+        self.networks = [network.eval() for network in networks]
+        self.head, self.task = head, task
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.networks[0].parameters()).device
+
+    @torch.inference_mode()
+    def parameters(self, block: Block, range: Range, tensors: PanelTensors) -> np.ndarray:
+        """Head parameters of a block's rows: members' means on the constrained scale.
+
+        Every symbol's history is read once from its first row, with the state carried.
+
+        Returns
+        -------
+        array of float64, shape (N, H, P)
+        """
+        result = np.zeros((len(block.row), len(self.task.horizons), self.head.size))
+        states: list[State | None] = [None] * len(self.networks)
+        for step in CarriedPass(range, block.panel.offsets, tensors, symbols=block.symbols):
+            at_BL = np.searchsorted(block.row, step.rows_BL)
+            here_BL = block.row[np.minimum(at_BL, len(block.row) - 1)] == step.rows_BL
+            for k, network in enumerate(self.networks):
+                state = None if step.first else states[k]
+                raw_BLHP, states[k] = network(step.batch.x_BLF, state)
+                if step.wanted:
+                    value = self.head.domain(raw_BLHP).cpu().numpy()[here_BL]
+                    result[at_BL[here_BL]] += value / len(self.networks)
+        return result
+
+    def distribution(self, block: Block, range: Range, tensors: PanelTensors) -> Distribution:
+        """Scaled distribution at every row and horizon of a block, N·H rows."""
+        parameters = self.parameters(block, range, tensors)
+        return self.head.distribution(parameters.reshape(-1, self.head.size))
+
+
+def load_ensemble(
+    folder: Path, *, members: int, task: Task, device: torch.device | str = "cpu"
+) -> Ensemble:
+    """Rebuild the members of a run folder from primitives; nothing in it is executed.
+
+    Raises
+    ------
+    ForecastError
+        A member's best checkpoint is missing.
+    """
+    networks, head = [], None
+    for member in range(members):
+        path = best_checkpoint(folder, member)
+        if not path.is_file():
+            raise ForecastError(f"{path} is missing: repeat the run's command with force=true.")
+        state = torch.load(path, weights_only=True, map_location=device)
+        arguments = state["hyper_parameters"]
+        network = Network(**arguments["network"])
+        network.load_state_dict(
+            {
+                name.removeprefix("network."): value
+                for name, value in state["state_dict"].items()
+                if name.startswith("network.")
+            }
+        )
+        networks.append(network)
+        head = make_head(arguments["head"])
+    assert head is not None
+    return Ensemble([network.to(device) for network in networks], head, task)

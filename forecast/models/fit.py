@@ -1,0 +1,241 @@
+"""Training one member: Lightning's Trainer, checkpoints, resume and `history.csv`."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+
+from forecast.config import ForecastError
+from forecast.dataset.datamodule import PriceDataModule
+from forecast.models.forecaster import Forecaster
+
+HISTORY = ("member", "epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerOptions:
+    """How long and where to train.
+
+    Parameters
+    ----------
+    accelerator : str
+        auto | cpu | gpu.
+    max_epochs : int
+        Passes over the training rows at most.
+    patience : int
+        Epochs without a better validation loss before a member stops.
+    detect_anomaly : bool
+        Stop at the operation that makes a NaN.
+    """
+
+    accelerator: str
+    max_epochs: int
+    patience: int
+    detect_anomaly: bool = False
+
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "cpu", "gpu"):
+            raise ForecastError(
+                f"trainer.accelerator={self.accelerator!r} is unknown: choose auto, cpu or gpu."
+            )
+        if self.max_epochs < 1 or self.patience < 1:
+            raise ForecastError(
+                f"trainer.max_epochs={self.max_epochs} and trainer.patience={self.patience} must "
+                "be 1 or more."
+            )
+
+
+def best_checkpoint(folder: Path, member: int) -> Path:
+    """Where a run folder keeps the weights of a member's best epoch."""
+    return folder / "checkpoints" / f"member-{member}" / "best.ckpt"
+
+
+def resolve_device(accelerator: str) -> str:
+    """`cpu`, or the GPU's name: what `trainer.accelerator` means on this machine."""
+    if accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return f"cuda {torch.cuda.get_device_name()}"
+    if accelerator == "gpu":
+        raise ForecastError(
+            "trainer=gpu: torch sees no GPU here. Use trainer=cpu, or install the torch build for "
+            "your GPU (see pytorch.org, Get started)."
+        )
+    return "cpu"
+
+
+class History(pl.Callback):
+    """Appends one line an epoch; on a resume, lines after the checkpoint are cut."""
+
+    def __init__(self, path: Path, member: int) -> None:
+        self.path, self.member = path, member
+
+    def cut_back(self, step: int) -> None:
+        """Keep earlier members, and this one up to a step."""
+        kept = []
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                for row in csv.DictReader(file):
+                    whole = all(row.get(name) for name in HISTORY)
+                    if whole and (int(row["member"]), int(row["step"])) <= (self.member, step):
+                        kept.append(row)
+        with open(self.path, "w", newline="") as file:
+            table = csv.DictWriter(file, HISTORY)
+            table.writeheader()
+            table.writerows(kept)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Forecaster)
+        row = {
+            "member": self.member,
+            "epoch": trainer.global_step // trainer.num_training_batches,
+            "step": trainer.global_step,
+            "train_loss": float(module.mean_train_loss),
+            "validation_loss": float(trainer.callback_metrics["validation_loss"]),
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": time.perf_counter() - self._start,
+        }
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, HISTORY).writerow(row)
+
+
+def fit_member(
+    datamodule: PriceDataModule,
+    *,
+    folder: Path,
+    member: int,
+    network: Mapping[str, Any],
+    head: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    horizon_weights: list[float] | None,
+    options: TrainerOptions,
+    logger: Any = False,
+    progress: bool = False,
+) -> str:
+    """Train one member, or continue it where it was interrupted.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder: `checkpoints/member-<k>/{best,last}.ckpt` and `history.csv` go there.
+
+    Returns
+    -------
+    str
+        One line for the terminal; empty if the member was finished before.
+
+    Raises
+    ------
+    ForecastError
+        The validation loss is no number.
+    """
+    checkpoints = best_checkpoint(folder, member).parent
+    last = checkpoints / "last.ckpt"
+    state = _resumable(last, checkpoints)
+    step = 0 if state is None else int(state["global_step"])
+    stopper = EarlyStopping(
+        "validation_loss",
+        patience=options.patience,
+        check_on_train_epoch_end=True,
+        check_finite=True,
+    )
+    if state is not None and _finished(state, stopper, options, datamodule.steps):
+        return ""
+    history = History(folder / "history.csv", member)
+    history.cut_back(step)
+    module = Forecaster(
+        network=network,
+        head=head,
+        optimizer=optimizer,
+        warmup=datamodule.task.warmup,
+        total_steps=datamodule.steps * options.max_epochs,
+        seed=datamodule.seed,
+        member=member,
+        horizon_weights=horizon_weights,
+    )
+    module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
+    datamodule.member = member
+    keeper = ModelCheckpoint(
+        dirpath=checkpoints,
+        filename="best",
+        monitor="validation_loss",
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = pl.Trainer(
+        accelerator=options.accelerator,
+        devices=1,
+        max_epochs=options.max_epochs,
+        gradient_clip_val=optimizer["clip"],
+        detect_anomaly=options.detect_anomaly,
+        callbacks=[history, stopper, keeper],
+        logger=logger,
+        default_root_dir=folder,
+        log_every_n_steps=datamodule.steps,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=progress,
+    )
+    start = time.perf_counter()
+    # Each step seeds the global generator; a notebook's own must come back as it was.
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        trainer.fit(
+            module, datamodule, ckpt_path=None if state is None else last, weights_only=True
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    loss = trainer.callback_metrics["validation_loss"]
+    if not torch.isfinite(loss) or keeper.best_model_score is None:
+        raise ForecastError(
+            f"member {member}: the validation loss became {float(loss)}. Lower optimizer.lr="
+            f"{optimizer['lr']} or optimizer.clip={optimizer['clip']}, or find the operation with "
+            "trainer=debug."
+        )
+    epochs = trainer.global_step // datamodule.steps
+    best = torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"]
+    return (
+        f"member {member + 1}: best validation loss {float(keeper.best_model_score):.5f} in epoch "
+        f"{best // datamodule.steps} of {epochs}, {time.perf_counter() - start:.1f} s"
+    )
+
+
+def _resumable(last: Path, folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint, unless there is none or the folder was moved since.
+
+    Lightning forgets the best score when the folder's path has changed; such a member starts
+    afresh, which costs seconds and keeps the bytes.
+    """
+    if not last.exists():
+        return None
+    state: dict[str, Any] = torch.load(last, weights_only=True, map_location="cpu")
+    keeper = next(v for k, v in state["callbacks"].items() if k.startswith("ModelCheckpoint"))
+    return state if Path(keeper["dirpath"]) == folder.resolve() else None
+
+
+def _finished(
+    state: dict[str, Any], stopper: EarlyStopping, options: TrainerOptions, steps: int
+) -> bool:
+    """Whether a checkpoint is a member's last: killed after it was written, before the next."""
+    waited = state["callbacks"][stopper.state_key]["wait_count"]
+    return bool(
+        waited >= options.patience or state["global_step"] >= options.max_epochs * steps
+    )

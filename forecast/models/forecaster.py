@@ -1,0 +1,188 @@
+"""The LightningModule: loss, optimiser, schedule and logging around a network and a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from forecast.config import ForecastError, instantiate
+from forecast.dataset.windows import Batch, CarriedBatch
+from forecast.models.heads import HEADS, Head
+from forecast.models.networks import Network, State
+
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW (Loshchilov and Hutter 2019), its warm-up and schedule.
+
+    Parameters
+    ----------
+    lr, weight_decay : float
+    beta1, beta2 : float
+        Decay of the means of gradients and of their squares.
+    schedule : str
+        constant | linear | cosine, to 0 at the last step.
+    warmup_steps : int
+        Steps over which the rate rises from 0.
+    clip : float
+        Largest norm of a gradient.
+    """
+
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    schedule: str
+    warmup_steps: int
+    clip: float
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ForecastError(
+                f"optimizer.schedule={self.schedule!r} is unknown: choose {', '.join(SCHEDULES)}."
+            )
+        for name in ("lr", "clip"):
+            if getattr(self, name) <= 0:
+                raise ForecastError(f"optimizer.{name}={getattr(self, name)} must be above 0.")
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the rate is multiplied with at a step."""
+        rise = min(1.0, (step + 1) / max(self.warmup_steps, 1))
+        done = min(step / max(total_steps, 1), 1.0)
+        if self.schedule == "cosine":
+            return rise * 0.5 * (1 + math.cos(math.pi * done))
+        return rise * (1 - done if self.schedule == "linear" else 1.0)
+
+
+def make_head(options: Mapping[str, Any]) -> Head:
+    """The head named by `options["name"]`, with the rest as its arguments."""
+    arguments = dict(options)
+    name = arguments.pop("name")
+    if name not in HEADS:
+        raise ForecastError(f"head.name={name!r} is unknown: choose {', '.join(HEADS)}.")
+    return cast(Head, instantiate(arguments, "head", HEADS[name]))
+
+
+def step_seed(seed: int, member: int, step: int) -> int:
+    """Seed of one training step, so that dropout after a resume is what it would have been."""
+    return int(np.random.SeedSequence((seed, member, step)).generate_state(1, np.uint64)[0] >> 1)
+
+
+class Forecaster(pl.LightningModule):
+    """Trains one member. All arguments are primitives, so checkpoints load with `weights_only`.
+
+    Parameters
+    ----------
+    network : mapping
+        Arguments of `Network`.
+    head : mapping
+        `name` and arguments of the head.
+    optimizer : mapping
+        Arguments of `Optimizer`.
+    warmup : int
+        Sessions of a window that carry no loss.
+    total_steps : int
+        Steps after which the schedule has run out.
+    seed, member : int
+    horizon_weights : sequence of float, optional
+        Weight of each horizon in the loss; equal by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: Mapping[str, Any],
+        head: Mapping[str, Any],
+        optimizer: Mapping[str, Any],
+        warmup: int,
+        total_steps: int,
+        seed: int,
+        member: int,
+        horizon_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(step_seed(seed, member, -1 % 2**32))
+            self.network = Network(**network)
+        self.head = make_head(head)
+        self.optimizer_options = Optimizer(**optimizer)
+        self.warmup, self.total_steps = warmup, total_steps
+        self.seed, self.member = seed, member
+        weights = torch.ones(network["horizons"]) if horizon_weights is None else torch.tensor(
+            list(horizon_weights), dtype=torch.float32
+        )
+        if len(weights) != network["horizons"] or not (weights >= 0).all() or not weights.sum() > 0:
+            raise ForecastError(
+                f"loss.horizon_weights={list(horizon_weights or [])} must hold one weight ≥ 0 for "
+                f"each of the {network['horizons']} horizons, not all 0."
+            )
+        self.register_buffer("weight_H", weights / weights.mean(), persistent=False)
+        self._state: State | None = None
+
+    def _loss_sums(self, raw_BLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:
+        mask_BLH = batch.mask_BLH[:, warmup:]
+        y_BLH = batch.y_BLH[:, warmup:]
+        loss_BLH = self.head.loss(self.head.domain(raw_BLHP), y_BLH)
+        weight_BLH = mask_BLH * self.weight_H
+        # Summed axis by axis: a sum over everything at once is split by the number of threads.
+        return (loss_BLH * weight_BLH).sum(-1).sum(-1).sum(), weight_BLH.sum(-1).sum(-1).sum()
+
+    def on_train_epoch_start(self) -> None:
+        self.train_loss = torch.zeros((), device=self.device)
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        torch.manual_seed(step_seed(self.seed, self.member, self.global_step))
+        raw_BLHP, _ = self.network(batch.x_BLF, warmup=self.warmup)
+        total, weight = self._loss_sums(raw_BLHP, batch, self.warmup)
+        loss = total / weight.clamp(min=1)
+        self.train_loss += loss.detach()
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train_loss", self.mean_train_loss)
+
+    @property
+    def mean_train_loss(self) -> Tensor:
+        """Mean loss of the epoch's steps, dropout included."""
+        return self.train_loss / self.trainer.num_training_batches
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums = torch.zeros(2, device=self.device)
+
+    def validation_step(self, step: CarriedBatch, index: int) -> None:
+        """Accumulate the loss of the carried pass."""
+        raw_BLHP, self._state = self.network(step.batch.x_BLF, None if step.first else self._state)
+        if step.wanted:
+            self._sums += torch.stack(self._loss_sums(raw_BLHP, step.batch, 0))
+
+    def on_validation_epoch_end(self) -> None:
+        self._state = None
+        self.log("validation_loss", self._sums[0] / self._sums[1], prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with its schedule, a step at a time."""
+        o = self.optimizer_options
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=o.lr,
+            betas=(o.beta1, o.beta2),
+            weight_decay=o.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: o.factor(step, self.total_steps)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

@@ -1,0 +1,116 @@
+"""The recurrent network: standardised features → RNN, LSTM or GRU → raw head parameters.
+
+It knows nothing of Lightning, losses or prices. Axes: B batch, L time, F features, H horizons,
+P head parameters per horizon.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from forecast.config import ForecastError
+
+CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+
+State = Tensor | tuple[Tensor, Tensor]
+
+
+class Network(nn.Module):
+    """One recurrent network with a linear read-out at every session.
+
+    Parameters
+    ----------
+    cell : str
+        `rnn` (Elman 1990, tanh), `lstm` (Hochreiter and Schmidhuber 1997, with forget gate) or
+        `gru` (Cho et al. 2014).
+    features, horizons, parameters : int
+        Inputs F; horizons H; head parameters per horizon P.
+    hidden_size, layers : int
+        Units of a layer; layers.
+    dropout, input_dropout : float
+        Between and after layers; of the standardised features.
+    skip : bool
+        Also read out from the features of the session itself.
+    bidirectional : bool
+        Refused: see the error.
+    """
+
+    mean_F: Tensor
+    std_F: Tensor
+
+    def __init__(
+        self,
+        *,
+        cell: str,
+        features: int,
+        horizons: int,
+        parameters: int,
+        hidden_size: int,
+        layers: int = 1,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        skip: bool = True,
+        bidirectional: bool = False,
+    ) -> None:
+        super().__init__()
+        if cell not in CELLS:
+            raise ForecastError(f"model.cell={cell!r} is unknown: choose {', '.join(CELLS)}.")
+        if bidirectional:
+            raise ForecastError(
+                "model.bidirectional=true would read the future: the backward pass gives the state "
+                "at a session from the sessions after it. Set it to false."
+            )
+        if hidden_size < 1 or layers < 1:
+            raise ForecastError(
+                f"model.hidden_size={hidden_size} and model.layers={layers} must be 1 or more."
+            )
+        for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
+            if not 0 <= share < 1:
+                raise ForecastError(f"model.{name}={share} must lie in 0 … 1, 1 excluded.")
+        self.shape = (horizons, parameters)
+        self.register_buffer("mean_F", torch.zeros(features))
+        self.register_buffer("std_F", torch.ones(features))
+        self.input_dropout = nn.Dropout(input_dropout)
+        self.recurrence = CELLS[cell](
+            features,
+            hidden_size,
+            layers,
+            batch_first=True,
+            dropout=dropout if layers > 1 else 0.0,
+        )
+        self.output_dropout = nn.Dropout(dropout)
+        self.skip = nn.Linear(features, horizons * parameters, bias=False) if skip else None
+        self.readout = nn.Linear(hidden_size, horizons * parameters)
+        # Raw parameters start at 0: the forecast of an untrained network is the scale itself.
+        nn.init.zeros_(self.readout.bias)
+        nn.init.normal_(self.readout.weight, std=0.1 / hidden_size**0.5)
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+
+    def standardise_with(self, mean_F: np.ndarray, std_F: np.ndarray) -> None:
+        """Set the statistics of the training rows; they live in the checkpoint as buffers."""
+        self.mean_F.copy_(torch.from_numpy(mean_F))
+        self.std_F.copy_(torch.from_numpy(std_F))
+
+    def standardise(self, x_BLF: Tensor) -> Tensor:
+        """Standardised features; what is undefined becomes 0, the training mean."""
+        return torch.nan_to_num((x_BLF - self.mean_F) / self.std_F, nan=0.0)
+
+    def forward(
+        self, x_BLF: Tensor, state: State | None = None, *, warmup: int = 0
+    ) -> tuple[Tensor, State]:
+        """Raw head parameters of the sessions from `warmup` on, and the state after the last.
+
+        Returns
+        -------
+        raw_BLHP : Tensor of shape (B, L − warmup, H, P)
+        state : Tensor, or a pair of them (LSTM)
+        """
+        x_BLF = self.input_dropout(self.standardise(x_BLF))
+        hidden_BLU, state = self.recurrence(x_BLF, state)
+        raw = self.readout(self.output_dropout(hidden_BLU[:, warmup:]))
+        if self.skip is not None:
+            raw = raw + self.skip(x_BLF[:, warmup:])
+        return raw.unflatten(-1, self.shape), state

@@ -1,0 +1,156 @@
+"""From a configuration and prices to trained members and a Forecasts table, step by step.
+
+What `forecast.train` does once and a walk-forward or an audit does many times. Nothing here knows
+of run folders beyond the directory that checkpoints go to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from forecast.config import ForecastError, check, instantiate
+from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.features import FeatureSet
+from forecast.dataset.folds import Fold, make_fold
+from forecast.dataset.market import Market
+from forecast.dataset.panel import make_panel
+from forecast.forecasts import ForecastWriter
+from forecast.models.baselines import make_baselines
+from forecast.models.block import blocks
+from forecast.models.ensemble import Ensemble
+from forecast.models.fit import TrainerOptions, fit_member, resolve_device
+from forecast.models.forecaster import Forecaster, Optimizer, make_head
+from forecast.models.loggers import make_logger
+from forecast.models.networks import Network
+from forecast.prices.frame import Prices
+from forecast.prices.simulated import Truth
+
+Config = Mapping[str, Any]
+
+
+def make_task(config: Config) -> Task:
+    """The task that the sections `horizons`, `target` and `window` state."""
+    window, target = dict(config["window"]), dict(config["target"])
+    check(window, "window", Task, partial=True)
+    check(target, "target", Task, partial=True)
+    return cast(Task, instantiate({"horizons": config["horizons"], **target, **window}, "", Task))
+
+
+def check_options(config: Config) -> str:
+    """Refuse wrong options before anything is read or written.
+
+    Returns
+    -------
+    str
+        The device that the trainer's accelerator means here.
+    """
+    task, head = make_task(config), make_head(config["head"])
+    shape = {"features": 1, "horizons": len(task.horizons), "parameters": head.size}
+    instantiate({**config["model"], **shape}, "model", Network)
+    instantiate(config["optimizer"], "optimizer", Optimizer)
+    instantiate(config["features"], "features", FeatureSet)
+    check(config["split"], "split", make_fold, partial=True)
+    check(config["loss"], "loss", Forecaster, partial=True)
+    check({k: config["data"].get(k) for k in ("market", "max_gap")}, "data", make_panel, partial=True)
+    weights = config["loss"]["horizon_weights"]
+    if weights is not None and len(weights) != len(task.horizons):
+        raise ForecastError(
+            f"loss.horizon_weights={weights} must hold one weight for each of the "
+            f"{len(task.horizons)} horizons {list(task.horizons)}."
+        )
+    make_logger(config["logger"], Path(), 0)
+    options = instantiate(config["trainer"], "trainer", TrainerOptions)
+    return resolve_device(options.accelerator)
+
+
+def make_datamodule(
+    config: Config, prices: Prices, *, fold: Fold | None = None, market: Market | None = None
+) -> PriceDataModule:
+    """Panel, fold and windows of a configuration.
+
+    Parameters
+    ----------
+    fold : Fold, optional
+        By default the one that `split` gives on these prices' dates.
+    market : Market, optional
+        By default made from these prices as `data.market` says.
+    """
+    panel = make_panel(
+        prices,
+        instantiate(config["features"], "features", FeatureSet),
+        market=market or config["data"]["market"],
+        max_gap=config["data"]["max_gap"],
+    )
+    fold = fold or make_fold(panel.dates, **config["split"])
+    return PriceDataModule(panel, fold, make_task(config), seed=config["seed"])
+
+
+def fit_ensemble(
+    config: Config,
+    datamodule: PriceDataModule,
+    folder: Path,
+    *,
+    say: Callable[[str], None] = print,
+    progress: bool = False,
+) -> None:
+    """Train the members that are not trained yet, saying a line for each."""
+    head = make_head(config["head"])
+    network = {
+        **config["model"],
+        "features": len(datamodule.panel.names),
+        "horizons": len(datamodule.task.horizons),
+        "parameters": head.size,
+    }
+    for member in range(config["ensemble"]):
+        line = fit_member(
+            datamodule,
+            folder=folder,
+            member=member,
+            network=network,
+            head=config["head"],
+            optimizer=config["optimizer"],
+            horizon_weights=config["loss"]["horizon_weights"],
+            options=TrainerOptions(**config["trainer"]),
+            logger=make_logger(config["logger"], folder, member),
+            progress=progress,
+        )
+        if line:
+            say(line)
+
+
+def write_forecasts(
+    path: Path,
+    ensemble: Ensemble,
+    datamodule: PriceDataModule,
+    *,
+    model: str,
+    parts: Sequence[str],
+    truth: Truth | None = None,
+) -> dict[str, int]:
+    """Stream the Forecasts table of some parts: the ensemble's, then the naive baselines'.
+
+    Returns
+    -------
+    dict of int
+        Rows of each part without a scale, which carry no forecast.
+    """
+    panel, task, fold = datamodule.panel, datamodule.task, datamodule.fold.index
+    tensors = datamodule.tensors(ensemble.device)
+    dropped = {}
+    with ForecastWriter(path) as writer:
+        for part in parts:
+            rows = datamodule.ranges[part]
+            dropped[part] = rows.rows
+            baselines = make_baselines(panel, task, datamodule.ranges, part, truth)
+            for block in blocks(panel, task, rows):
+                dropped[part] -= len(block.row)
+                own = ensemble.distribution(block, rows, tensors)
+                writer.write(block.table(own, model=model, part=part, fold=fold))
+                for name, baseline in baselines.items():
+                    said = baseline.distribution(block)
+                    writer.write(block.table(said, model=name, part=part, fold=fold))
+    return dropped

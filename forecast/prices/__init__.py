@@ -1,0 +1,34 @@
+"""Room 1: where prices come from. Every source hands out one `Prices`, whatever its origin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from forecast.prices.frame import Prices
+
+# Keys of the section `data` that the data set room reads.
+OF_THE_PANEL = ("market", "max_gap")
+
+
+def load_prices(data: str | Mapping[str, Any] = "sp500", **options: Any) -> Prices:
+    """Load prices by the name of a source, or by a whole `data` section of a configuration.
+
+    Parameters
+    ----------
+    data : str or mapping
+        `sp500`, `index`, `files`, `simulated`, or the section itself.
+    **options
+        Keys of conf/data/<source>.yaml: `load_prices("sp500", symbols="AAPL,MSFT")`.
+
+    Raises
+    ------
+    ForecastError
+        Anything wrong with the options or the prices.
+    """
+    from forecast.config import compose, instantiate, plain
+
+    section = plain(compose("train", [f"data={data}"]))["data"] if isinstance(data, str) else data
+    arguments = {k: v for k, v in {**section, **options}.items() if k not in OF_THE_PANEL}
+    return cast("Prices", instantiate(arguments, "data"))

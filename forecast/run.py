@@ -1,0 +1,356 @@
+"""The run folder: one directory per configuration, complete once `metrics.json` is there.
+
+Everything is written to a temporary file and renamed, under an OS lock, so a folder is never half
+of anything. Reading a run executes nothing from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecast.config import ForecastError, canonical_id, without
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from forecast.models.ensemble import Ensemble
+
+PARTS = ("validation", "test")
+LEDGER = ("time", "run", "configuration", "data", "first", "last", "part")
+
+
+class Run:
+    """A folder under `outputs/`.
+
+    Parameters
+    ----------
+    path : Path
+        The folder. It need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, parts={list(self.parts)})"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration."""
+        return _yaml(self.path / "config.yaml") or {}
+
+    @property
+    def overrides(self) -> list[str]:
+        """What was typed."""
+        return list(_yaml(self.path / "overrides.yaml") or [])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.json("metrics.json")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        return self.json("data.json")
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        return self.json("environment.json")
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        return self.json("timing.json")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts that are scored; empty while the run is not complete."""
+        return tuple(self.metrics.get("parts", ()))
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; empty where there is none yet."""
+        try:
+            text = (self.path / name).read_text()
+        except FileNotFoundError:
+            return {}
+        try:
+            return dict(json.loads(text))
+        except ValueError as error:
+            raise ForecastError(
+                f"{self.path / name} is damaged ({error}). Repeat the run with force=true."
+            ) from error
+
+    def history(self) -> pd.DataFrame:
+        """A row per member and epoch: losses and learning rate."""
+        import pandas as pd
+
+        return pd.read_csv(self.path / "history.csv")
+
+    def forecasts(
+        self,
+        *,
+        columns: Sequence[str] | None = None,
+        part: str | None = None,
+        model: str | None = None,
+        symbols: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """The Forecasts table, or a part of it."""
+        from forecast.forecasts import read_forecasts
+
+        return read_forecasts(
+            self.path / "forecasts.parquet",
+            columns=columns,
+            part=part,
+            model=model,
+            symbols=symbols,
+        )
+
+    def model(self) -> Ensemble:
+        """The trained networks, rebuilt from primitives."""
+        from forecast.models.ensemble import load_ensemble
+        from forecast.models.pipeline import make_task
+
+        config = self.config
+        return load_ensemble(self.path, members=config["ensemble"], task=make_task(config))
+
+    @cached_property
+    def _lock(self) -> Any:
+        import filelock
+
+        folder = self.path.parent / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(folder / f"{self.name}.lock")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out; a second one waits until the first is done."""
+        import filelock
+
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"{self.path} is being worked on by another process: waiting", flush=True)
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file of the run atomically: JSON, YAML or text by its ending."""
+        if name.endswith(".json"):
+            text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+        elif name.endswith(".yaml"):
+            import yaml
+
+            text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        else:
+            text = content
+        write_atomically(self.path / name, text)
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in `train.log`."""
+        print(line, flush=True)
+        with open(self.path / "train.log", "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def add_timing(self, **seconds: float) -> None:
+        """Add wall-clock figures to those of earlier, interrupted attempts."""
+        timing = self.timing
+        for key, value in seconds.items():
+            timing[key] = timing.get(key, 0.0) + value
+        if timing.get("fit_seconds"):
+            timing["targets_per_second"] = timing.get("targets", 0.0) / timing["fit_seconds"]
+        self.write("timing.json", timing)
+
+    def clear(self) -> None:
+        """Forget everything; the ledger keeps what was looked at."""
+        if self.path.exists():
+            # Renamed first: a kill in the middle must not leave a folder that looks finished.
+            grave = self.path.with_name(f".{self.name}.removed")
+            shutil.rmtree(grave, ignore_errors=True)
+            self.path.rename(grave)
+            shutil.rmtree(grave)
+
+    def record(self, part: str, first: str, last: str) -> None:
+        """Append one look at a part to the ledger."""
+        import filelock
+
+        path = self.path.parent / "ledger.csv"
+        configuration = canonical_id(without(self.config, ["seed"]))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with filelock.FileLock(self.path.parent / ".locks" / "ledger.lock"):
+            new = not path.exists()
+            with open(path, "a", newline="") as file:
+                line = csv.writer(file)
+                if new:
+                    line.writerow(LEDGER)
+                line.writerow(
+                    [now, self.name, configuration, self.data["sha256"], first, last, part]
+                )
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def run_name(config: Mapping[str, Any], *, data: str, device: str) -> str:
+    """`<model>-<hash10>`: the name in front keeps Hydra from reading the id as a number."""
+    version = importlib.metadata.version("forecast")
+    return f"{config['model']['cell']}-" + canonical_id(
+        config, data=data, device=device, version=version
+    )
+
+
+def load_run(run: str | os.PathLike[str], outputs: str | os.PathLike[str] | None = None) -> Run:
+    """Open a finished run by its path or its name (or the beginning of it) under `outputs`.
+
+    Raises
+    ------
+    ForecastError
+        There is none, it is ambiguous, or it is not finished.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        folder = _outputs(outputs)
+        found = [p for p in _folders(folder) if p.name.startswith(str(run))]
+        exact = [p for p in found if p.name == str(run)]
+        if len(exact or found) != 1:
+            known = ", ".join(p.name for p in _folders(folder)) or "none"
+            raise ForecastError(
+                f"run {str(run)!r} is {'ambiguous' if found else 'not'} in {folder}: there are {known}."
+            )
+        path = (exact or found)[0]
+    if not (path / "metrics.json").is_file():
+        raise ForecastError(
+            f"run {path.name} is not finished (no metrics.json). Repeat its command to continue it."
+        )
+    return Run(path)
+
+
+def list_runs(outputs: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """All runs under `outputs`, finished or not, one row each, best objective first."""
+    import pandas as pd
+
+    rows = []
+    for path in _folders(_outputs(outputs)):
+        run = Run(path)
+        config = run.config
+        rows.append(
+            {
+                "run": run.name,
+                "model": config.get("model", {}).get("cell"),
+                "head": config.get("head", {}).get("name"),
+                "data": run.data.get("source"),
+                "horizons": config.get("horizons"),
+                "seed": config.get("seed"),
+                "parts": list(run.parts),
+                "objective": run.metrics.get("objective"),
+                "overrides": " ".join(run.overrides),
+            }
+        )
+    columns = "run model head data horizons seed parts objective overrides".split()
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.sort_values("objective", na_position="last", ignore_index=True)
+
+
+def prune_runs(
+    outputs: str | os.PathLike[str] | None = None, *, runs: Sequence[str] | None = None
+) -> list[str]:
+    """Remove run folders: the unfinished ones, or those named. Runs in progress are left alone.
+
+    Returns
+    -------
+    list of str
+        The names of what was removed. The ledger still tells that they were scored.
+    """
+    import filelock
+
+    removed = []
+    for path in _folders(_outputs(outputs)):
+        run = Run(path)
+        if run.name in runs if runs is not None else not run.parts:
+            try:
+                with run._lock.acquire(timeout=0):
+                    run.clear()
+            except filelock.Timeout:
+                continue
+            removed.append(run.name)
+    return removed
+
+
+def _outputs(outputs: str | os.PathLike[str] | None) -> Path:
+    return Path(outputs or os.environ.get("FORECAST_OUTPUTS", "outputs"))
+
+
+def _folders(outputs: Path) -> list[Path]:
+    if not outputs.is_dir():
+        return []
+    return sorted(p for p in outputs.iterdir() if (p / "config.yaml").is_file())
+
+
+def environment(device: str) -> dict[str, str]:
+    """Versions, commit and device, for a reader who wants to repeat a run."""
+    packages = "forecast torch pytorch-lightning hydra-core pandas numpy pyarrow scipy".split()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        **{name: importlib.metadata.version(name) for name in packages},
+        "commit": commit or "unknown",
+        "device": device,
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new one, never part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    """Undefined numbers become null: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not (-sys.float_info.max <= value <= sys.float_info.max):
+        return None
+    return value
+
+
+def _yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except yaml.YAMLError as error:
+        raise ForecastError(
+            f"{path} is damaged: {' '.join(str(error).split())}. Repeat the run with force=true."
+        ) from error

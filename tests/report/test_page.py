@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forecast.report.page import write_report
+from forecast.run import Run
+
+Make = Callable[..., Run]
+HOSTILE = ("<script>alert(1)</script>", "../../x", "BRK/B", "</script><b>", 'x" onload="alert(1)')
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+class Page(HTMLParser):
+    """What a browser makes of a page: its elements, scripts and texts; tags must balance."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "script":
+            attributes, text = self.scripts.pop()
+            self.scripts.append((attributes, text + data))
+        elif self._open and self._open[-1] != "style":
+            self.text += data
+
+    @property
+    def figures(self) -> list[Any]:
+        return [json.loads(text) for attributes, text in self.scripts if attributes]
+
+    @property
+    def programs(self) -> list[str]:
+        return [text for attributes, text in self.scripts if not attributes]
+
+
+def test_the_page_has_every_section_in_order_and_every_link_leads_to_one(make_run: Make) -> None:
+    page = Page(write_report(make_run()))
+    sections = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert sections == [
+        *("summary", "scores", "forecasts", "learning"),
+        *("calibration", "data", "configuration", "environment"),
+    ]
+    assert [a["href"] for tag, a in page.elements if tag == "a"] == [f"#{s}" for s in sections]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_page_holds_plotly_once_and_can_load_nothing(make_run: Make) -> None:
+    path = write_report(make_run())
+    page = Page(path)
+    plotly, drawing = page.programs
+    assert len(plotly) > 1e6 and "Plotly.newPlot" in drawing
+    assert not any({"src", "srcset", "data", "action"} & set(a) for _, a in page.elements)
+    assert not any(tag in ("link", "iframe", "object", "img", "base") for tag, _ in page.elements)
+    html = path.read_text(encoding="utf-8").replace(plotly, "")
+    assert not re.search(r"https?:|url\(|@import", html)
+    (policy,) = (a["content"] for _, a in page.elements if "http-equiv" in a)
+    assert policy is not None and policy.startswith("default-src 'none';")
+    for program in page.programs:
+        digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    assert "showSendToCloud: false" in drawing
+    assert path.stat().st_size < 8e6
+
+
+def test_markup_in_symbols_models_and_configuration_is_shown_and_not_obeyed(
+    make_run: Make,
+) -> None:
+    run = make_run(symbols=HOSTILE, horizons=(1, 5), parts={"test": 60})
+    data, metrics = run.data, run.metrics
+    data["warnings"].append("<img src=x onerror=alert(1)>")
+    data["left_out"] = [{"symbol": "<b>", "reason": "<i>"}]
+    for table in (metrics["scores"], metrics["calibration"]):
+        table["test"]["<u>"] = table["test"]["ewma_t"]
+    run.write("data.json", data)
+    run.write("metrics.json", metrics)
+    run.write("config.yaml", {**run.config, "outputs": "</pre><script>alert(1)</script>"})
+    page = Page(write_report(run))
+    assert not {"b", "i", "u", "img"} & {tag for tag, _ in page.elements}
+    assert not any(name.startswith("on") for _, a in page.elements for name in a)
+    assert len(page.programs) == 2
+    for text in (*HOSTILE, "<img src=x onerror=alert(1)>", "</pre><script>", "<u>"):
+        assert text in page.text
+    assert [p.name for p in run.path.glob("*.html")] == ["report.html"]
+
+
+def test_the_same_files_give_the_same_bytes(make_run: Make) -> None:
+    first, second = make_run("here/lstm-1"), make_run("there/lstm-1")
+    pages = [write_report(run).read_bytes() for run in (first, second)]
+    assert pages[0] == pages[1]
+    first.write("timing.json", {"total_seconds": 99.0})
+    changed = write_report(first).read_bytes()
+    before, after = (page.partition(b'<section id="environment">') for page in (pages[0], changed))
+    assert before[0] == after[0] and before[2] != after[2]
+
+
+def test_a_page_that_cannot_be_made_leaves_the_old_one(make_run: Make) -> None:
+    run = make_run()
+    old = write_report(run).read_bytes()
+    (run.path / "history.csv").unlink()
+    with pytest.raises(FileNotFoundError):
+        write_report(run)
+    assert (run.path / "report.html").read_bytes() == old
+    assert not list(run.path.glob("*.tmp")) + list(run.path.glob(".*"))
+
+
+def test_only_what_is_drawn_is_read(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(symbols=tuple(f"S{i:02d}" for i in range(12)), parts={"test": 40})
+    calls: list[dict[str, Any]] = []
+    original = Run.forecasts
+    monkeypatch.setattr(
+        Run, "forecasts", lambda self, **kw: calls.append(kw) or original(self, **kw)
+    )
+    page = Page(write_report(run))
+    (call,) = calls
+    assert call["model"] == "lstm" and call["part"] == "test"
+    assert call["symbols"] == ["S00", "S04", "S07", "S11"]
+    titles = [figure["layout"]["title"]["text"] for figure in page.figures]
+    assert [title[:3] for title in titles[:4]] == call["symbols"]
+
+
+def test_symbols_that_stopped_trading_before_the_part_are_not_drawn(make_run: Make) -> None:
+    run = make_run(parts={"test": 40})
+    data = run.data
+    data["symbols"][0]["last"] = "1999-12-31"
+    run.write("data.json", data)
+    page = Page(write_report(run))
+    assert sum("ahead" in f["layout"]["title"]["text"] for f in page.figures) == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "point"},
+        {"horizons": (1,)},
+        {"parts": {"validation": 60}},
+        {"parts": {"validation": 60, "test": 0}},
+        {"parts": {"validation": 0}},
+        {"members": 1, "network": "gru", "symbols": ("AAPL",), "delay": 1},
+    ],
+    ids=lambda options: " ".join(map(str, options.items())),
+)
+def test_every_kind_of_run_has_its_page(make_run: Make, options: dict[str, Any]) -> None:
+    page = Page(write_report(make_run(**options)))
+    parts = options.get("parts", {"validation": 1, "test": 1})
+    scored = [part for part, rows in parts.items() if rows]
+    symbols = options.get("symbols", range(4))
+    titles = [figure["layout"]["title"]["text"] for figure in page.figures]
+    assert sum("ahead" in title for title in titles) == (len(symbols) if scored else 0)
+    assert titles.count("PIT histograms") == titles.count("Reliability of the levels")
+    assert titles.count("PIT histograms") == len(scored)
+    assert "NaN" not in page.text and "None" not in page.text
+
+
+def test_a_run_without_epochs_or_facts_has_its_page(make_run: Make) -> None:
+    run = make_run(horizons=(1,))
+    (run.path / "history.csv").write_text("member,epoch,step,train_loss,validation_loss\n")
+    run.write(
+        "data.json", {**run.data, "market": None, "left_out": [], "warnings": [], "calendars": []}
+    )
+    page = Page(write_report(run))
+    assert "No epoch was finished" in page.text
+    assert "survivors only" not in page.text and "Left out" not in page.text
+
+
+def test_data_facts_are_complete(make_run: Make) -> None:
+    page = Page(write_report(make_run()))
+    for fact in (
+        *("survivors only", "test range opened", "equal_weight", "only 12 sessions", "XNYS"),
+        *("train range", "validation range", "test range", "2.00", "head=student_t"),
+        *("fit_seconds", "9.81", "412,346", "3.11.9", "\N{EN DASH}"),
+    ):
+        assert fact in page.text
+
+
+def test_a_long_table_of_symbols_is_cut_and_says_so(make_run: Make) -> None:
+    run = make_run(parts={"test": 40})
+    data = run.data
+    data["symbols"] *= 200
+    run.write("data.json", data)
+    page = Page(write_report(run))
+    assert "800 symbols" in page.text and "The first 500 are shown" in page.text
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_draws_every_figure_without_an_error(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(symbols=HOSTILE, parts={"validation": 60, "test": 60})
+    path = write_report(run)
+    browser = subprocess.run(
+        [
+            str(CHROMIUM),
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            *("--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--enable-logging=stderr", "--virtual-time-budget=10000", "--dump-dom"),
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in browser.stderr
+    figures = len(Page(path).figures)
+    assert figures == 9
+    drawn = re.findall(
+        r'<div id="[a-z]+-[a-z0-9-]+"[^>]*class="[^"]*js-plotly-plot', browser.stdout
+    )
+    assert len(drawn) == figures
