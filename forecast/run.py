@@ -169,15 +169,6 @@ class Run:
         with open(self.path / "train.log", "a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def add_timing(self, **seconds: float) -> None:
-        """Add wall-clock figures to those of earlier, interrupted attempts."""
-        timing = self.timing
-        for key, value in seconds.items():
-            timing[key] = timing.get(key, 0.0) + value
-        if timing.get("fit_seconds"):
-            timing["targets_per_second"] = timing.get("targets", 0.0) / timing["fit_seconds"]
-        self.write("timing.json", timing)
-
     def clear(self) -> None:
         """Forget everything; the ledger keeps what was looked at."""
         if self.path.exists():

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from forecast.prices.simulated import Truth
 
 
+SECTIONS = (
+    "data features model head trainer logger horizons target window split optimizer loss".split()
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The top-level keys that are no section; their meaning stands in conf/train.yaml."""
@@ -71,52 +76,68 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     ForecastError
         Anything about options, data or device that the user can mend.
     """
-    from forecast.dataset.market import write_market
-    from forecast.models.ensemble import load_ensemble
-    from forecast.models.pipeline import check_options, fit_ensemble, make_datamodule
+    from forecast.evaluation.scores import table
+    from forecast.models.pipeline import check_options
     from forecast.prices import load_prices
 
     start = time.perf_counter()
     config = plain(cfg)
-    settings = instantiate(
-        {k: config[k] for k in Settings.__dataclass_fields__ if k in config}, "", Settings
-    )
+    settings = instantiate({k: v for k, v in config.items() if k not in SECTIONS}, "", Settings)
     _set_threads(settings.threads)
     device = check_options(config)
     prices = load_prices(config["data"])
     run = Run(Path(settings.outputs) / run_name(config, data=prices.sha256, device=device))
+    for symbol, reason in prices.left_out:
+        print(f"{symbol} is left out: {reason}")
     with run.lock():
         if settings.force:
             run.clear()
         missing = [part for part in settings.parts if part not in run.parts]
-        if not missing:
+        if missing:
+            try:
+                _work(run, config, settings, prices, device, missing, overrides)
+            except Exception as error:
+                run.write("error.txt", f"{type(error).__name__}: {error}\n")
+                raise
+            (run.path / "error.txt").unlink(missing_ok=True)
+            _write_timing(run, time.perf_counter() - start)
+            run.say(table(run.metrics))
+        else:
             print(f"{run.path} is finished ({', '.join(run.parts)}); force=true starts afresh")
-            return run
-        if not run.parts:
-            run.write("config.yaml", config)
-            run.write("overrides.yaml", list(overrides))
-            run.write("environment.json", environment(device))
-        try:
-            datamodule = make_datamodule(config, prices)
-            write_market(datamodule.panel.market, run.path / "market.parquet")
-            run.write("data.json", _facts(datamodule, prices))
-            truth = prices.truth
-            del prices  # the panel holds what is needed from here on
-            progress = settings.progress and sys.stderr.isatty()
-            fit_ensemble(config, datamodule, run.path, say=run.say, progress=progress)
-            ensemble = load_ensemble(
-                run.path,
-                members=settings.ensemble,
-                task=datamodule.task,
-                device=device.split()[0],
-            )
-            _evaluate(run, datamodule, ensemble, truth, missing)
-        except Exception as error:
-            run.write("error.txt", f"{type(error).__name__}: {error}\n")
-            raise
-        (run.path / "error.txt").unlink(missing_ok=True)
-        _report(run, start)
+        if missing or not (run.path / "report.html").exists():
+            from forecast.report.page import write_report
+
+            print(f"report: {write_report(run)}")
     return run
+
+
+def _work(
+    run: Run,
+    config: dict[str, Any],
+    settings: Settings,
+    prices: Prices,
+    device: str,
+    missing: Sequence[str],
+    overrides: Sequence[str],
+) -> None:
+    """Everything between an empty folder and its metrics; what is there already is kept."""
+    from forecast.dataset.market import write_market
+    from forecast.models.ensemble import load_ensemble
+    from forecast.models.pipeline import fit_ensemble, make_datamodule
+
+    if not run.parts:
+        run.write("config.yaml", config)
+        run.write("overrides.yaml", list(overrides))
+        run.write("environment.json", environment(device))
+    datamodule = make_datamodule(config, prices)
+    write_market(datamodule.panel.market, run.path / "market.parquet")
+    run.write("data.json", _facts(datamodule, prices))
+    progress = settings.progress and sys.stderr.isatty()
+    fit_ensemble(config, datamodule, run.path, say=run.say, progress=progress)
+    ensemble = load_ensemble(
+        run.path, members=settings.ensemble, task=datamodule.task, device=device.split()[0]
+    )
+    _evaluate(run, datamodule, ensemble, prices.truth, missing)
 
 
 def _set_threads(threads: int | None) -> None:
@@ -199,27 +220,21 @@ def _evaluate(
     )
 
 
-def _report(run: Run, start: float) -> None:
-    from forecast.evaluation.scores import table
-    from forecast.report.page import write_report
-
+def _write_timing(run: Run, seconds: float) -> None:
+    """Wall-clock figures, added up over interrupted attempts; epochs that were lost are not in."""
     history = run.history()
     fit_seconds = float(history["seconds"].sum())
-    targets = len(history) * run.data["targets"]
-    run.add_timing(total_seconds=time.perf_counter() - start)
     run.write(
         "timing.json",
         {
             "fit_seconds": fit_seconds,
-            "targets_per_second": targets / fit_seconds,
-            "total_seconds": run.timing["total_seconds"],
+            "targets_per_second": len(history) * run.data["targets"] / fit_seconds,
+            "total_seconds": run.timing.get("total_seconds", 0.0) + seconds,
         },
     )
-    print(table(run.metrics))
-    print(f"report: {write_report(run)}")
 
 
-def _main(cfg: DictConfig) -> float:
+def _main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -228,7 +243,8 @@ def _main(cfg: DictConfig) -> float:
         # A sweep chooses; choosing by test scores would make them worthless.
         cfg.evaluate = ["validation"]
     run = train(cfg, overrides=list(hydra.overrides.task))
-    return float(run.metrics["objective"])
+    objective: float | None = run.metrics["objective"]  # what a sweeper minimises
+    return objective
 
 
 main = door("train", _main)

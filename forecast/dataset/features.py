@@ -224,7 +224,7 @@ class FeatureSet:
         names = list(self.columns)
         for dotted, function in zip(self.own, self._functions, strict=True):
             own = _own_columns(dotted, function, history, symbol)
-            parts.extend(own.to_numpy(np.float64).T)
+            parts.extend(own.to_numpy(np.float64, na_value=np.nan).T)
             names.extend(f"{dotted}.{c}" for c in own.columns)
         for covariate in covariates:
             parts.extend(join(covariate, symbol, history.date))
@@ -265,6 +265,12 @@ def _own_columns(
             f"features.own: {dotted} gave {rows} rows for {symbol}, which has {len(frame)}. "
             "Return columns on the same rows."
         )
+    for name, dtype in result.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(dtype):
+            raise ForecastError(
+                f"features.own: {dotted} gave the column {name!r} of type {dtype} for {symbol}. "
+                "Return numbers."
+            )
     return result
 
 
@@ -276,7 +282,11 @@ def join(covariate: Covariate, symbol: str, date_N: np.ndarray) -> list[np.ndarr
     """
     frame = covariate.frame
     if "symbol" in frame:
-        frame = frame[(frame["symbol"] == symbol).to_numpy()]
+        # Rows are sorted by symbol; comparing all of them for each symbol would be quadratic.
+        codes = frame["symbol"].cat.codes.to_numpy()
+        code = codes.dtype.type(frame["symbol"].cat.categories.get_indexer([symbol])[0])
+        rows_of = [int(np.searchsorted(codes, code, side)) for side in ("left", "right")]
+        frame = frame.iloc[slice(*rows_of)]
     known = frame["known"].to_numpy().astype("datetime64[D]")
     first_use = np.searchsorted(date_N.astype("datetime64[D]"), known) + covariate.lag
     rows = np.arange(len(date_N))

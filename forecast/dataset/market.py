@@ -6,6 +6,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +33,16 @@ class Market:
         Percent.
     scale : array of float64, shape (T,)
         Percent per session; null for the first 20.
+    calendar : str or None
+        exchange_calendars code of the exchange at whose close the return is known; stored, because
+        a prediction for other symbols must know it too.
     """
 
     definition: str
     date: np.ndarray
     log_return: np.ndarray
     scale: np.ndarray
+    calendar: str | None = None
 
     def at(self, date_N: np.ndarray, *, lag: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return and scale at a symbol's sessions, null where the market is undefined."""
@@ -93,6 +98,7 @@ def make_market(prices: Prices, definition: str | None, *, half_life: float) -> 
         rows = slices[definition]
         date = frame["date"].to_numpy()[rows].astype("datetime64[D]")[1:]
         value = log_return(frame["close"].to_numpy()[rows])[1:]
+        calendar = symbol_calendar(prices, rows)
     else:
         codes = list(frame["calendar"].cat.categories) if "calendar" in frame else []
         if len({close_time(code) for code in codes}) > 1:
@@ -101,9 +107,24 @@ def make_market(prices: Prices, definition: str | None, *, half_life: float) -> 
                 f"({', '.join(codes)}). Name one symbol as data.market, or use data.market=null."
             )
         date, value = _equal_weight(prices, slices)
+        calendar = codes[0] if codes else None
     volatility = np.sqrt(ewma(value**2, half_life)) if len(value) else value
     volatility[:SCALE_SESSIONS] = np.nan
-    return Market(definition=definition, date=date, log_return=value, scale=volatility)
+    return Market(
+        definition=definition,
+        date=date,
+        log_return=value,
+        scale=volatility,
+        calendar=calendar,
+    )
+
+
+def symbol_calendar(prices: Prices, rows: slice) -> str | None:
+    """exchange_calendars code of the symbol in these rows; None where it is not known."""
+    if "calendar" not in prices.frame:
+        return None
+    code = prices.frame["calendar"].iloc[rows.start]
+    return None if pd.isna(code) else str(code)
 
 
 def _equal_weight(prices: Prices, slices: dict[str, slice]) -> tuple[np.ndarray, np.ndarray]:
@@ -120,15 +141,18 @@ def _equal_weight(prices: Prices, slices: dict[str, slice]) -> tuple[np.ndarray,
     return first + defined.astype("timedelta64[D]"), total[defined] / count[defined]
 
 
+@lru_cache(maxsize=64)
 def close_time(code: str) -> int:
-    """Minutes after midnight UTC at which an exchange closes on an ordinary winter day."""
+    """Minutes from midnight UTC of a session's date to its close, on an ordinary winter day.
+
+    What never closes ends its day at the next midnight, 1440, after every exchange.
+    """
     import exchange_calendars
 
-    calendar = exchange_calendars.get_calendar(code)
-    closing = datetime.datetime.combine(
-        datetime.date(2020, 1, 15), calendar.close_times[-1][1], tzinfo=calendar.tz
-    ).astimezone(datetime.UTC)
-    return 60 * closing.hour + closing.minute
+    calendar = exchange_calendars.get_calendar(code, start="2020-01-01", end="2020-02-01")
+    session = calendar.date_to_session("2020-01-15", direction="next")
+    closing = calendar.session_close(session).tz_localize(None) - session
+    return int(closing / datetime.timedelta(minutes=1))
 
 
 def market_lag(symbol_calendar: str | None, market_calendar: str | None) -> int:
@@ -147,7 +171,7 @@ def write_market(market: Market, path: Path) -> None:
             "scale": market.scale,
         }
     )
-    frame.attrs["definition"] = market.definition
+    frame.attrs = {"definition": market.definition, "calendar": market.calendar}
     temporary = path.with_suffix(".tmp")
     frame.to_parquet(temporary, index=False)
     os.replace(temporary, path)
@@ -158,6 +182,7 @@ def read_market(path: Path) -> Market:
     frame = pd.read_parquet(path)
     return Market(
         definition=frame.attrs["definition"],
+        calendar=frame.attrs["calendar"],
         date=frame["date"].to_numpy().astype("datetime64[D]"),
         log_return=frame["log_return"].to_numpy(),
         scale=frame["scale"].to_numpy(),

@@ -7,12 +7,20 @@ materialised beyond the batch, so N·C floats are what training holds.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
 from forecast.config import ForecastError
 from forecast.dataset.features import MARKET_FEATURES, FeatureSet, History
-from forecast.dataset.market import Market, make_market, market_lag, symbol_slices
+from forecast.dataset.market import (
+    Market,
+    make_market,
+    market_lag,
+    symbol_calendar,
+    symbol_slices,
+)
 from forecast.prices.frame import Prices
 
 
@@ -43,7 +51,7 @@ class Panel:
     log_price : array of float64, shape (N,)
         100·ln of the total-return price: a difference of two rows is a target in percent.
     price : array of float64, shape (N,)
-        The price people see: raw close where known.
+        The price people see: raw close where known, else the close.
     scale : array of float32, shape (N,)
         Percent per session; null for a symbol's first 20 sessions.
     gaps : array of int32, shape (N,)
@@ -105,7 +113,8 @@ def make_panel(
     Raises
     ------
     ForecastError
-        A column that a feature needs and the source lacks; a market that cannot be defined.
+        A column that a feature needs and the source lacks; a market that cannot be defined; a
+        function of features.own whose columns differ between symbols.
     """
     frame = prices.frame
     features.check_source(list(frame.columns), prices.source)
@@ -122,14 +131,12 @@ def make_panel(
     numeric = [
         c for c in frame.columns if c not in ("symbol", "date", "calendar", "dividend", "split")
     ]
-    calendars = _calendar_of_symbol(prices, slices)
-    market_calendar = calendars.get(market.definition) or next(iter(calendars.values()), None)
     panel = Panel(
         values=np.empty((0, 0), np.float32),
         day=np.empty(n, np.int32),
         offsets=np.array([0] + [rows.stop for _, rows in slices], np.int64),
         log_price=np.empty(n, np.float64),
-        price=frame["raw_close" if "raw_close" in frame else "close"].to_numpy(),
+        price=_shown_price(frame),
         scale=np.empty(n, np.float32),
         gaps=np.empty(n, np.int32),
         symbols=tuple(symbol for symbol, _ in slices),
@@ -137,12 +144,14 @@ def make_panel(
         dates=dates,
         market=market,
     )
-    values, names, facts, warnings = panel.values, [], [], []
+    values = panel.values
+    names: list[str] = []
+    facts: list[SymbolFacts] = []
+    warnings: list[str] = []
     for symbol, rows in slices:
         days = date[rows].astype("datetime64[D]")
-        market_return, market_scale = market.at(
-            days, lag=market_lag(calendars.get(symbol), market_calendar)
-        )
+        calendar = symbol_calendar(prices, rows)
+        market_return, market_scale = market.at(days, lag=market_lag(calendar, market.calendar))
         history = History(
             date=days,
             columns={c: frame[c].to_numpy()[rows] for c in numeric},
@@ -151,14 +160,19 @@ def make_panel(
             scale_half_life=features.scale_half_life,
             scale_floor=features.scale_floor,
         )
-        block, names = features.compute(history, symbol, prices.covariates)
-        if rows.start == 0:
-            values = np.empty((n, block.shape[1]), np.float32)
+        block, columns = features.compute(history, symbol, prices.covariates)
+        if not names:
+            names, values = columns, np.empty((n, len(columns)), np.float32)
+        if columns != names:
+            raise ForecastError(
+                f"features.own: {symbol} has the columns {columns}, {slices[0][0]} has {names}. "
+                "Return the same columns for every symbol."
+            )
         values[rows] = block
         panel.day[rows] = np.searchsorted(dates, days)
         panel.log_price[rows] = 100.0 * np.log(close[rows])
         panel.scale[rows] = history.scale
-        gap = _gaps(days, calendars.get(symbol), dates, max_gap)
+        gap = _gaps(days, calendar, dates, max_gap)
         panel.gaps[rows] = np.cumsum(gap)
         facts.append(_facts(symbol, history, gap))
         warnings.extend(_gap_warnings(symbol, days, gap, max_gap))
@@ -170,6 +184,14 @@ def make_panel(
     return replace(
         panel, values=values, names=tuple(names), facts=tuple(facts), warnings=tuple(warnings)
     )
+
+
+def _shown_price(frame: pd.DataFrame) -> np.ndarray:
+    close: np.ndarray = frame["close"].to_numpy()
+    if "raw_close" not in frame:
+        return close
+    raw: np.ndarray = frame["raw_close"].to_numpy()
+    return np.where(np.isnan(raw), close, raw) if np.isnan(raw).any() else raw
 
 
 def _union_calendar(prices: Prices) -> np.ndarray:
@@ -184,13 +206,6 @@ def _union_calendar(prices: Prices) -> np.ndarray:
     return first + np.flatnonzero(present).astype("timedelta64[D]")
 
 
-def _calendar_of_symbol(prices: Prices, slices: list[tuple[str, slice]]) -> dict[str, str]:
-    if "calendar" not in prices.frame:
-        return {}
-    column = prices.frame["calendar"]
-    return {s: str(column.iloc[rows.start]) for s, rows in slices if rows.stop > rows.start}
-
-
 def _gaps(
     date_N: np.ndarray, calendar: str | None, union: np.ndarray, max_gap: int
 ) -> np.ndarray:
@@ -199,24 +214,36 @@ def _gaps(
     # As many calendar days as sessions at most: only the few wide steps need the exchange calendar.
     wide = np.flatnonzero(np.diff(date_N).astype(np.int64) - 1 > max_gap)
     if len(wide):
-        sessions = union if calendar is None else _exchange_sessions(calendar, date_N)
+        sessions = union
+        if calendar is not None:
+            sessions = _exchange_sessions(calendar, union[0], union[-1])
         before = np.searchsorted(sessions, date_N[wide], side="right")
         after = np.searchsorted(sessions, date_N[wide + 1], side="left")
         gap[wide + 1] = after - before > max_gap
     return gap
 
 
-def _exchange_sessions(calendar: str, date_N: np.ndarray) -> np.ndarray:
+@lru_cache(maxsize=32)
+def _exchange_sessions(code: str, first: np.datetime64, last: np.datetime64) -> np.ndarray:
+    """Sessions of an exchange from one date to another; weekdays beyond what its calendar knows."""
     import exchange_calendars
 
     try:
-        sessions = exchange_calendars.get_calendar(calendar, start=str(date_N[0])).sessions
+        bounds = exchange_calendars.get_calendar(code)
     except exchange_calendars.errors.InvalidCalendarName as error:
         raise ForecastError(
-            f"calendar {calendar!r} is no exchange_calendars code (XNYS, XLON, XTKS, 24/7, …). "
+            f"calendar {code!r} is no exchange_calendars code (XNYS, XLON, XTKS, 24/7, …). "
             "Correct data.calendar, or null for the panel's own dates."
         ) from error
-    return sessions.to_numpy().astype("datetime64[D]")
+    low, high = bounds.bound_min(), bounds.bound_max()
+    start = first if low is None else max(first, np.datetime64(low.date()))
+    end = last if high is None else min(last, np.datetime64(high.date()))
+    weekdays = np.busday_offset(first, np.arange(np.busday_count(first, last) + 1), roll="forward")
+    if start >= end:
+        return weekdays
+    calendar = exchange_calendars.get_calendar(code, start=str(start), end=str(end))
+    sessions = calendar.sessions.to_numpy().astype("datetime64[D]")
+    return np.concatenate([weekdays[weekdays < start], sessions, weekdays[weekdays > end]])
 
 
 def _facts(symbol: str, history: History, gap: np.ndarray) -> SymbolFacts:

@@ -67,7 +67,7 @@ TEMPLATE = go.layout.Template(
         "plot_bgcolor": "white",
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "x": 0, "yref": "container", "entrywidth": 0},
-        "margin": {"l": 70, "r": 30, "t": 90, "b": 60},
+        "margin": {"l": 80, "r": 30, "t": 90, "b": 60},
         "xaxis": _AXIS,
         "yaxis": _AXIS,
     }
@@ -209,6 +209,7 @@ def learning_curves(history: pd.DataFrame, *, model: str, unit: str) -> go.Figur
                 **style,
                 **place,
             )
+    figure.update_xaxes(dtick=max(1, int(history["epoch"].max()) // 5))  # no half epochs
     return _finish(figure, title="Learning curves", height=180 + 220 * rows)
 
 
@@ -361,6 +362,8 @@ def _finish(figure: go.Figure, *, title: str, height: int) -> go.Figure:
     figure.update_layout(template=TEMPLATE, title_text=title, height=height)
     figure.update_layout(legend={"y": 1 - 38 / height, "yanchor": "top"})
     figure.update_annotations(font_size=13)
+    # plotly puts the common title of the y axes where their numbers may lie.
+    figure.update_annotations(selector={"xshift": -40}, xshift=-58)
     return figure
 
 

@@ -216,12 +216,12 @@ def _data(run: Run) -> str:
     )
     symbols = data["symbols"]
     html += f"<h3>{len(symbols):,} symbols</h3>" + html_table(
-        ("symbol", "first", "last", "rows", "floor hits", "gaps", "zero returns", "% of rows"),
+        ("symbol", "first", "last", "rows", "floor hits", "gaps", "zero returns, %"),
         [
             (
                 *(str(entry[key]) for key in ("symbol", "first", "last")),
-                *(number(entry[key], 0) for key in ("rows", "floor_hits", "gaps", "zero_returns")),
-                number(entry["zero_returns"] / max(entry["rows"], 1), 2, 100),
+                *(number(entry[key], 0) for key in ("rows", "floor_hits", "gaps")),
+                number(entry["zero_returns"], 2, 100),
             )
             for entry in symbols[:TABLE_SYMBOLS]
         ],

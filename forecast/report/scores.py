@@ -123,8 +123,9 @@ def score_tables(run: Run) -> str:
         '<p class="note">crps measures a whole distribution as the mean absolute error (MAE) '
         "measures a number. Lower is better; for the intervals, nearer to their nominal 50 % and "
         "90 %; the best of a horizon is shaded. All models are scored on the same symbols and "
-        f"origins{f' (forecasts dropped to make it so: {dropped})' if dropped else ''}. An MAE "
-        "within a few tenths of a percent of that of no change is what daily returns allow.</p>"
+        f"origins{f' (forecasts dropped to make it so: {dropped})' if dropped else ''}. Over one "
+        "session, an MAE within a few tenths of a percent of that of no change is what returns "
+        "allow; over longer horizons the drift of a rising market lowers it.</p>"
     )
     for part in metrics["parts"]:
         horizons = horizons_of(metrics, part)

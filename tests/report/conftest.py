@@ -113,7 +113,7 @@ def build_run(
                     "rows": 8000,
                     "floor_hits": 3,
                     "gaps": 0,
-                    "zero_returns": 160,
+                    "zero_returns": 0.02,
                 }
                 for symbol in symbols
             ],

@@ -1,0 +1,35 @@
+# make train | make test: each sets up everything it needs. PYTHON=python3.12 picks another Python.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: train test lint prune bench-training bench-scale bench-scores
+
+train: $(VENV)/ready
+	$(BIN)/python -m forecast.train $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+prune: $(VENV)/ready  # remove unfinished run folders
+	$(BIN)/python -c "from forecast.run import prune_runs; print(*prune_runs(), sep='\n')"
+
+bench-training: $(VENV)/ready
+	$(BIN)/python benchmarks/training.py
+
+bench-scale: $(VENV)/ready
+	$(BIN)/python benchmarks/scale.py
+
+bench-scores: $(VENV)/ready
+	$(BIN)/python benchmarks/scores.py
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
