@@ -20,6 +20,7 @@ import numpy as np
 from forecast.config import ForecastError
 from forecast.dataset.panel import Panel
 
+
 @dataclass(frozen=True, kw_only=True)
 class Fold:
     """Dates at which the ranges of origins begin; fixed by date, so more data moves nothing.
@@ -70,7 +71,7 @@ def make_fold(
     validation : int
         Sessions of the validation range.
     test : float or str
-        Fraction of the dates at the end, or the first test origin's date.
+        Fraction of the dates at the end, rounded up, or the first test origin's date.
     embargo : int
         Sessions before each range that no target may touch, beyond the purge.
 
@@ -88,7 +89,7 @@ def make_fold(
                 f"split.test={test!r} is neither a fraction nor a date. Write 0.2 or 2016-01-04."
             ) from error
     elif 0 < test < 1:
-        first_test = int(total * (1 - test))
+        first_test = int(round(total * (1 - test), 6))  # 100·(1 − 0.9) is a little below 10
     else:
         raise ForecastError(f"split.test={test} is no fraction between 0 and 1, nor a date.")
     first_validation = first_test - validation
@@ -96,6 +97,11 @@ def make_fold(
         raise ForecastError(
             f"split.validation={validation} must be at least 1 session and "
             f"split.embargo={embargo} at least 0."
+        )
+    if embargo >= validation:
+        raise ForecastError(
+            f"split.embargo={embargo} leaves no validation session of split.validation="
+            f"{validation}. Lower the embargo or lengthen the validation range."
         )
     if first_test >= total:
         raise ForecastError(

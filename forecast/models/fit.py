@@ -120,7 +120,7 @@ def fit_member(
     network: Mapping[str, Any],
     head: Mapping[str, Any],
     optimizer: Mapping[str, Any],
-    horizon_weights: list[float] | None,
+    loss: Mapping[str, Any],
     options: TrainerOptions,
     logger: Any = False,
     progress: bool = False,
@@ -164,7 +164,7 @@ def fit_member(
         total_steps=datamodule.steps * options.max_epochs,
         seed=datamodule.seed,
         member=member,
-        horizon_weights=horizon_weights,
+        **loss,
     )
     module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
     datamodule.member = member

@@ -93,6 +93,9 @@ class Forecaster(pl.LightningModule):
     total_steps : int
         Steps after which the schedule has run out.
     seed, member : int
+    clip : float
+        Scaled targets beyond ± this count as this in the loss: a stock that did not trade for
+        months and then jumped is no hundred-sigma event to learn from.
     horizon_weights : sequence of float, optional
         Weight of each horizon in the loss; equal by default.
     """
@@ -107,6 +110,7 @@ class Forecaster(pl.LightningModule):
         total_steps: int,
         seed: int,
         member: int,
+        clip: float = float("inf"),
         horizon_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class Forecaster(pl.LightningModule):
         self.head = make_head(head)
         self.optimizer_options = Optimizer(**optimizer)
         self.warmup, self.total_steps = warmup, total_steps
-        self.seed, self.member = seed, member
+        self.seed, self.member, self.clip = seed, member, clip
         weights = torch.ones(network["horizons"]) if horizon_weights is None else torch.tensor(
             list(horizon_weights), dtype=torch.float32
         )
@@ -131,7 +135,7 @@ class Forecaster(pl.LightningModule):
 
     def _loss_sums(self, raw_BLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:
         mask_BLH = batch.mask_BLH[:, warmup:]
-        y_BLH = batch.y_BLH[:, warmup:]
+        y_BLH = batch.y_BLH[:, warmup:].clamp(-self.clip, self.clip)
         loss_BLH = self.head.loss(self.head.domain(raw_BLHP), y_BLH)
         weight_BLH = mask_BLH * self.weight_H
         # Summed axis by axis: a sum over everything at once is split by the number of threads.

@@ -30,6 +30,9 @@ from forecast.models.distributions import Distribution, Gaussian, SkewedT, Stude
 _SIGMA_LOWEST = 1e-3
 _TAIL_BOUNDS = 1e-3, 1 / 2.05  # of 1 / df: beyond 1000 it is a normal, at 2 there is no variance
 _SKEW_BOUND = 0.9
+# Raw outputs move the mean this much more slowly than the spread. Returns say little of their mean
+# and much of their variance; at equal rates a network learns the noise of the first.
+_MEAN_RATE = 0.1
 
 
 class Head(Protocol):
@@ -48,6 +51,9 @@ class Head(Protocol):
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         """What parameters of shape (N, P) state."""
 
+    def start(self, y: NDArray[Any]) -> list[float]:
+        """Raw outputs, P of them, that fit targets `y` without looking at any feature."""
+
 
 class StudentTHead:
     """Student t: mean, standard deviation and degrees of freedom; the loss is the exact nll.
@@ -61,7 +67,7 @@ class StudentTHead:
 
     def domain(self, raw_P: Tensor) -> Tensor:
         mu, sigma, df = raw_P.unbind(-1)
-        return torch.stack([mu, _positive(sigma), _degrees(df)], dim=-1)
+        return torch.stack([_MEAN_RATE * mu, _positive(sigma), _degrees(df)], dim=-1)
 
     def loss(self, parameters_P: Tensor, y: Tensor) -> Tensor:
         mu, sigma, df = parameters_P.unbind(-1)
@@ -72,6 +78,9 @@ class StudentTHead:
         mu, sigma, df = np.moveaxis(np.asarray(parameters, dtype=np.float64), -1, 0)
         return StudentT(mu=mu, sigma=sigma * np.sqrt((df - 2) / df), df=df)
 
+    def start(self, y: NDArray[Any]) -> list[float]:
+        return [*_raw_moments(y), 0.0]
+
 
 class SkewedTHead:
     """Hansen's (1994) skewed t: mean, standard deviation, degrees of freedom and skew."""
@@ -81,7 +90,7 @@ class SkewedTHead:
     def domain(self, raw_P: Tensor) -> Tensor:
         mu, sigma, df, skew = raw_P.unbind(-1)
         skew = _SKEW_BOUND * torch.tanh(skew)
-        return torch.stack([mu, _positive(sigma), _degrees(df), skew], dim=-1)
+        return torch.stack([_MEAN_RATE * mu, _positive(sigma), _degrees(df), skew], dim=-1)
 
     def loss(self, parameters_P: Tensor, y: Tensor) -> Tensor:
         mu, sigma, df, skew = parameters_P.unbind(-1)
@@ -97,6 +106,9 @@ class SkewedTHead:
         mu, sigma, df, skew = np.moveaxis(np.asarray(parameters, dtype=np.float64), -1, 0)
         return SkewedT(mu=mu, sigma=sigma, df=df, skew=skew)
 
+    def start(self, y: NDArray[Any]) -> list[float]:
+        return [*_raw_moments(y), 0.0, 0.0]
+
 
 class GaussianHead:
     """Normal: mean and standard deviation."""
@@ -105,7 +117,7 @@ class GaussianHead:
 
     def domain(self, raw_P: Tensor) -> Tensor:
         mu, sigma = raw_P.unbind(-1)
-        return torch.stack([mu, _positive(sigma)], dim=-1)
+        return torch.stack([_MEAN_RATE * mu, _positive(sigma)], dim=-1)
 
     def loss(self, parameters_P: Tensor, y: Tensor) -> Tensor:
         mu, sigma = parameters_P.unbind(-1)
@@ -114,6 +126,9 @@ class GaussianHead:
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         mu, sigma = np.moveaxis(np.asarray(parameters, dtype=np.float64), -1, 0)
         return Gaussian(mu=mu, sigma=sigma)
+
+    def start(self, y: NDArray[Any]) -> list[float]:
+        return _raw_moments(y)
 
 
 class QuantileHead:
@@ -129,7 +144,7 @@ class QuantileHead:
         # softplus(bias) is the step between standard normal quantiles, the start at raw = 0.
         step = [high - low for low, high in pairwise(special.ndtri(LEVELS).tolist())]
         bias = raw_P.new_tensor([math.log(math.expm1(value)) for value in step])
-        median = raw_P[..., self._median, None]
+        median = _MEAN_RATE * raw_P[..., self._median, None]
         others = torch.cat([raw_P[..., : self._median], raw_P[..., self._median + 1 :]], dim=-1)
         step_down, step_up = functional.softplus(others + bias).tensor_split([self._median], dim=-1)
         down = step_down.flip(-1).cumsum(-1).flip(-1)
@@ -143,6 +158,14 @@ class QuantileHead:
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         quantiles = np.asarray(parameters, dtype=np.float64)
         return Distribution(mean=quantiles[..., 1:-1].mean(-1), quantiles=quantiles)
+
+    def start(self, y: NDArray[Any]) -> list[float]:
+        quantiles = np.quantile(y, LEVELS)
+        # Steps between quantiles as the domain builds them, kept above 0 for ties.
+        step = np.maximum(np.diff(quantiles), 1e-3)
+        normal = np.diff(special.ndtri(LEVELS))
+        raw = np.log(np.expm1(step)) - np.log(np.expm1(normal))
+        return [*raw[: self._median], quantiles[self._median] / _MEAN_RATE, *raw[self._median :]]
 
 
 class PointHead:
@@ -166,13 +189,17 @@ class PointHead:
         self._loss = losses[loss]
 
     def domain(self, raw_P: Tensor) -> Tensor:
-        return raw_P
+        return _MEAN_RATE * raw_P
 
     def loss(self, parameters_P: Tensor, y: Tensor) -> Tensor:
         return self._loss(parameters_P[..., 0], y, reduction="none")
 
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         return Distribution(mean=np.asarray(parameters)[..., 0])
+
+    def start(self, y: NDArray[Any]) -> list[float]:
+        middle = np.median(y) if self._loss is functional.l1_loss else np.mean(y)
+        return [float(middle) / _MEAN_RATE]
 
 
 HEADS: dict[str, Callable[..., Head]] = {
@@ -187,6 +214,13 @@ HEADS: dict[str, Callable[..., Head]] = {
 def _positive(raw: Tensor) -> Tensor:
     """1 at raw = 0, and bounded away from 0."""
     return functional.softplus(raw + math.log(math.expm1(1 - _SIGMA_LOWEST))) + _SIGMA_LOWEST
+
+
+def _raw_moments(y: NDArray[Any]) -> list[float]:
+    """Raw outputs whose mean and standard deviation are those of `y`."""
+    spread = max(float(np.std(y)), 2 * _SIGMA_LOWEST) - _SIGMA_LOWEST
+    raw = math.log(math.expm1(spread)) - math.log(math.expm1(1 - _SIGMA_LOWEST))
+    return [float(np.mean(y)) / _MEAN_RATE, raw]
 
 
 def _degrees(raw: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ P head parameters per horizon.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -35,6 +37,9 @@ class Network(nn.Module):
         Also read out from the features of the session itself.
     bidirectional : bool
         Refused: see the error.
+    start : sequence of sequences of float, optional
+        Raw head parameters to start from, H × P: those of the training rows' own distribution,
+        so that the first step begins at what is known without features.
     """
 
     mean_F: Tensor
@@ -53,6 +58,7 @@ class Network(nn.Module):
         input_dropout: float = 0.0,
         skip: bool = True,
         bidirectional: bool = False,
+        start: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         if cell not in CELLS:
@@ -83,8 +89,10 @@ class Network(nn.Module):
         self.output_dropout = nn.Dropout(dropout)
         self.skip = nn.Linear(features, horizons * parameters, bias=False) if skip else None
         self.readout = nn.Linear(hidden_size, horizons * parameters)
-        # Raw parameters start at 0: the forecast of an untrained network is the scale itself.
         nn.init.zeros_(self.readout.bias)
+        if start is not None:
+            with torch.no_grad():
+                self.readout.bias.copy_(torch.tensor(start).reshape(-1))
         nn.init.normal_(self.readout.weight, std=0.1 / hidden_size**0.5)
         if self.skip is not None:
             nn.init.zeros_(self.skip.weight)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
+import numpy as np
 
 from forecast.config import ForecastError, check, instantiate
 from forecast.dataset.datamodule import PriceDataModule, Task
@@ -19,7 +19,7 @@ from forecast.dataset.folds import Fold, make_fold
 from forecast.dataset.market import Market
 from forecast.dataset.panel import make_panel
 from forecast.forecasts import ForecastWriter
-from forecast.models.baselines import make_baselines
+from forecast.models.baselines import make_baselines, pooled
 from forecast.models.block import blocks
 from forecast.models.ensemble import Ensemble
 from forecast.models.fit import TrainerOptions, fit_member, resolve_device
@@ -98,12 +98,15 @@ def fit_ensemble(
     progress: bool = False,
 ) -> None:
     """Train the members that are not trained yet, saying a line for each."""
-    head = make_head(config["head"])
+    head, train = make_head(config["head"]), datamodule.ranges["train"]
+    targets = pooled(datamodule.panel, datamodule.task, train, scaled=True)
+    clip = config["loss"]["clip"]
     network = {
         **config["model"],
         "features": len(datamodule.panel.names),
         "horizons": len(datamodule.task.horizons),
         "parameters": head.size,
+        "start": [head.start(np.clip(y[~np.isnan(y)], -clip, clip)) for y in targets.T],
     }
     for member in range(config["ensemble"]):
         line = fit_member(
@@ -113,7 +116,7 @@ def fit_ensemble(
             network=network,
             head=config["head"],
             optimizer=config["optimizer"],
-            horizon_weights=config["loss"]["horizon_weights"],
+            loss=config["loss"],
             options=TrainerOptions(**config["trainer"]),
             logger=make_logger(config["logger"], folder, member),
             progress=progress,

@@ -1,0 +1,327 @@
+"""Windows and the carried pass against loops over rows.
+
+Axes: B batch, L time, F features, H horizons, W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forecast.dataset import windows as module
+from forecast.dataset.folds import Range
+from forecast.dataset.panel import Panel
+from forecast.dataset.windows import Batch, CarriedPass, PanelTensors, TrainingBatches, Windows
+
+RandomPanel = Callable[..., Panel]
+seeds = st.integers(0, 10_000)
+horizon_sets = st.sampled_from([(1,), (1, 5), (2, 3, 7), (1, 5, 20)])
+
+
+def tensors_of(panel: Panel, horizons: tuple[int, ...] = (1,), delay: int = 0) -> PanelTensors:
+    return PanelTensors(panel, horizons=horizons, delay=delay, device="cpu")
+
+
+def random_range(panel: Panel, seed: int, *, warmup: int, from_start: bool = False) -> Range:
+    """Rows of each symbol from its warm-up on, down to none."""
+    rng = np.random.default_rng(seed)
+    earliest, stop = panel.offsets[:-1] + warmup, panel.offsets[1:]
+    low = earliest if from_start else earliest + rng.integers(0, 10, len(stop))
+    return Range(low=low, high=np.minimum(stop, low + rng.integers(-5, 60, len(stop))))
+
+
+def numbered(panel: Panel) -> Panel:
+    """The panel whose features are the number of the row and that of its symbol."""
+    symbol = np.repeat(np.arange(len(panel.symbols)), np.diff(panel.offsets))
+    return replace(panel, values=np.stack([np.arange(panel.rows), symbol], 1).astype(np.float32))
+
+
+def target(panel: Panel, s: int, row: int, horizon: int, delay: int) -> float | None:
+    """Scaled return from `delay` to `delay + horizon` sessions after a row; None if it is masked."""
+    start, end = row + delay, row + delay + horizon
+    broken = any(panel.gaps[k] != panel.gaps[k - 1] for k in range(row + 1, end + 1) if k < panel.rows)
+    if end >= panel.offsets[s + 1] or broken or np.isnan(panel.scale[row]):
+        return None
+    change = panel.log_price[end] - panel.log_price[start]
+    return float(change / (panel.scale[row] * np.sqrt(horizon)))
+
+
+def check_cell(
+    panel: Panel,
+    batch: Batch,
+    cell: tuple[int, int],
+    *,
+    s: int,
+    row: int,
+    counts: bool,
+    horizons: tuple[int, ...],
+    delay: int,
+) -> None:
+    """One session of one window; beyond its symbol's last row that row is repeated, masked."""
+    inside = row < panel.offsets[s + 1]
+    shown = min(row, int(panel.offsets[s + 1]) - 1)
+    np.testing.assert_array_equal(batch.x_BLF[cell].numpy(), panel.values[shown])
+    np.testing.assert_array_equal(batch.scale_BL[cell].numpy(), panel.scale[shown])
+    assert batch.day_BL[cell] == panel.day[shown]
+    for h, horizon in enumerate(horizons):
+        y = target(panel, s, row, horizon, delay) if inside and counts else None
+        assert bool(batch.mask_BLH[cell][h]) == (y is not None)
+        assert float(batch.y_BLH[cell][h]) == pytest.approx(0.0 if y is None else y, rel=2e-5, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=seeds,
+    horizons=horizon_sets,
+    delay=st.integers(0, 1),
+    length=st.integers(3, 30),
+    warmup=st.integers(1, 29),
+    phase=st.integers(0, 28),
+)
+def test_windows_are_those_of_a_loop_over_symbols_and_sessions(
+    random_panel: RandomPanel,
+    seed: int,
+    horizons: tuple[int, ...],
+    delay: int,
+    length: int,
+    warmup: int,
+    phase: int,
+) -> None:
+    panel = random_panel(seed, symbols=3, sessions=60, columns=("return", "abs_return"))
+    warmup = min(warmup, length - 1)
+    some = Windows(random_range(panel, seed, warmup=warmup), panel.offsets, length, warmup)
+    low_W, high_W, symbol_W = some.tiles(phase % some.stride)
+    chosen = np.random.default_rng(seed).permutation(len(low_W))[:5]
+    if not len(chosen):
+        return
+    batch = some.gather(
+        tensors_of(panel, horizons, delay), low_W[chosen], high_W[chosen], symbol_W[chosen]
+    )
+    assert batch.x_BLF.shape == (len(chosen), length, 2)
+    assert batch.mask_BLH.shape == batch.y_BLH.shape == (len(chosen), length, len(horizons))
+    for b, w in enumerate(chosen):
+        s = int(symbol_W[w])
+        first = max(int(panel.offsets[s]), int(high_W[w]) - length)
+        for position in range(length):
+            row = first + position
+            counts = bool(low_W[w] <= row < high_W[w])
+            check_cell(
+                panel, batch, (b, position), s=s, row=row, counts=counts, horizons=horizons, delay=delay
+            )
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, length=st.integers(2, 30), warmup=st.integers(1, 29))
+def test_every_row_of_the_range_carries_the_loss_once_at_every_phase(
+    random_panel: RandomPanel, seed: int, length: int, warmup: int
+) -> None:
+    """And after at least `warmup` sessions of its window, or the loss would skip it."""
+    panel = random_panel(seed, symbols=5)
+    warmup = min(warmup, length - 1)
+    wanted = random_range(panel, seed, warmup=warmup)
+    windows = Windows(wanted, panel.offsets, length, warmup)
+    expected = np.zeros(panel.rows, int)
+    for low, high in zip(wanted.low, wanted.high, strict=True):
+        expected[low : max(low, high)] = 1
+    fewest = len(windows.tiles(0)[0])
+    for phase in range(windows.stride):
+        low_W, high_W, symbol_W = windows.tiles(phase)
+        assert fewest <= len(low_W) <= windows.most
+        carried = np.zeros(panel.rows, int)
+        for low, high, s in zip(low_W, high_W, symbol_W, strict=True):
+            assert 0 < high - low <= windows.stride
+            first = max(panel.offsets[s], high - length)
+            assert low - first >= warmup and high - first <= length
+            carried[low:high] += 1
+        np.testing.assert_array_equal(carried, expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, length=st.integers(3, 30), warmup=st.integers(1, 29), epoch=st.integers(0, 5))
+def test_a_rows_inputs_are_sessions_of_its_own_symbol_up_to_itself(
+    random_panel: RandomPanel, seed: int, length: int, warmup: int, epoch: int
+) -> None:
+    panel = numbered(random_panel(seed))
+    warmup = min(warmup, length - 1)
+    windows = Windows(random_range(panel, seed, warmup=warmup), panel.offsets, length, warmup)
+    batches = TrainingBatches(
+        windows, tensors_of(panel), steps=2, seed=seed, member=0, steps_done=lambda: 2 * epoch
+    )
+    for batch in batches:
+        row_BL, symbol_BL = batch.x_BLF.unbind(-1)
+        assert (symbol_BL == symbol_BL[:, :1]).all()
+        step_BL = row_BL.diff(dim=1)
+        assert ((step_BL == 1) | (step_BL == 0)).all()
+        # Sessions repeat only beyond the symbol's last row, after everything that counts.
+        repeated_BL = torch.cumsum(step_BL == 0, 1) > 0
+        assert not batch.mask_BLH[:, 1:][repeated_BL].any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, length=st.integers(2, 30), warmup=st.integers(1, 29), phase=st.integers(0, 28))
+def test_a_symbols_first_window_begins_at_its_first_row_as_the_carried_pass_does(
+    random_panel: RandomPanel, seed: int, length: int, warmup: int, phase: int
+) -> None:
+    panel = numbered(random_panel(seed))
+    warmup = min(warmup, length - 1)
+    training = random_range(panel, seed, warmup=warmup, from_start=True)
+    windows = Windows(training, panel.offsets, length, warmup)
+    low_W, high_W, symbol_W = windows.tiles(phase % windows.stride)
+    batch = windows.gather(tensors_of(panel), low_W, high_W, symbol_W)
+    first_W = batch.x_BLF[:, 0, 0].numpy()
+    for s in np.flatnonzero(training.high > training.low):
+        assert first_W[symbol_W == s].min() == panel.offsets[s]
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, length=st.integers(2, 25))
+def test_many_to_one_is_one_target_at_the_end_of_each_window(
+    random_panel: RandomPanel, seed: int, length: int
+) -> None:
+    panel = numbered(random_panel(seed))
+    training = random_range(panel, seed, warmup=length - 1)
+    windows = Windows(training, panel.offsets, length, length - 1)
+    low_W, high_W, symbol_W = windows.tiles(0)
+    assert windows.stride == 1 and len(low_W) == training.rows == windows.most
+    batch = windows.gather(tensors_of(panel), low_W, high_W, symbol_W)
+    assert not batch.mask_BLH[:, :-1].any()
+    np.testing.assert_array_equal(batch.x_BLF[:, -1, 0].numpy(), low_W)
+
+
+# The order of batches
+
+
+def epoch_of(windows: Windows, tensors: PanelTensors, steps: int, **key: int) -> list[Batch]:
+    done = key.pop("epoch") * steps + key.pop("into_epoch", 0)
+    batches = TrainingBatches(windows, tensors, steps=steps, steps_done=lambda: done, **key)
+    result = list(batches)
+    assert len(result) == len(batches) == steps
+    return result
+
+
+def same(left: list[Batch], right: list[Batch]) -> bool:
+    return all(
+        a.x_BLF.shape == b.x_BLF.shape
+        and a.x_BLF.equal(b.x_BLF)
+        and a.y_BLH.equal(b.y_BLH)
+        and a.mask_BLH.equal(b.mask_BLH)
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, batch=st.integers(2, 8))
+def test_the_order_depends_on_seed_member_and_epoch_alone(
+    random_panel: RandomPanel, seed: int, batch: int
+) -> None:
+    panel = numbered(random_panel(seed, symbols=6, staggered=False))
+    windows = Windows(random_range(panel, seed, warmup=4, from_start=True), panel.offsets, 12, 4)
+    tensors, steps = tensors_of(panel), -(-windows.most // batch)
+    if len(windows.tiles(0)[0]) < 6:
+        return  # too few windows for two orders to differ for certain
+    key = {"seed": seed, "member": 1, "epoch": 3}
+    first = epoch_of(windows, tensors, steps, **key)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    assert same(first, epoch_of(windows, tensors, steps, **key))
+    for name in key:
+        others = [epoch_of(windows, tensors, steps, **{**key, name: key[name] + k}) for k in (1, 2, 3)]
+        assert not all(same(first, other) for other in others), name
+
+
+def test_every_epoch_has_the_same_number_of_batches_and_none_is_empty(
+    random_panel: RandomPanel,
+) -> None:
+    panel = numbered(random_panel(1, symbols=6))
+    windows = Windows(random_range(panel, 1, warmup=4, from_start=True), panel.offsets, 12, 4)
+    steps = -(-windows.most // 3)
+    phases = set()
+    for epoch in range(12):
+        batches = epoch_of(windows, tensors_of(panel), steps, seed=0, member=0, epoch=epoch)
+        assert len(batches) == steps
+        assert all(1 <= len(b.x_BLF) <= 3 for b in batches)
+        phases.add(tuple(sorted(float(row) for b in batches for row in b.x_BLF[:, -1, 0])))
+    assert len(phases) > 3  # the tiling moves from epoch to epoch
+
+
+# The carried pass
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=seeds,
+    block=st.integers(1, 4),
+    sessions=st.integers(5, 80),
+    horizons=horizon_sets,
+    delay=st.integers(0, 1),
+)
+def test_a_carried_pass_reads_each_history_in_order_and_each_wanted_row_once(
+    random_panel: RandomPanel,
+    seed: int,
+    block: int,
+    sessions: int,
+    horizons: tuple[int, ...],
+    delay: int,
+) -> None:
+    panel = numbered(random_panel(seed, symbols=5))
+    wanted = random_range(panel, seed, warmup=21)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_SYMBOLS", block)
+        patch.setattr(module, "BLOCK_SESSIONS", sessions)
+        carried = CarriedPass(wanted, panel.offsets, tensors_of(panel, horizons, delay))
+        steps = list(carried)
+        assert len(steps) == len(carried)
+    read: list[list[int]] = []  # rows read in each line of the blocks since their state was zero
+    visited: list[int] = []
+    for step in steps:
+        assert step.batch.x_BLF.shape[:2] == step.rows_BL.shape == (block, sessions)
+        if step.first:
+            read += [[] for _ in range(block)]
+        row_BL, symbol_BL = step.batch.x_BLF.numpy().transpose(2, 0, 1).astype(int)
+        assert step.wanted == bool((step.rows_BL >= 0).any())
+        for b in range(block):
+            history = read[b - block]
+            for position in range(sessions):
+                row, s = step.rows_BL[b, position], int(symbol_BL[b, position])
+                if not history or history[-1] != row_BL[b, position]:
+                    history.append(int(row_BL[b, position]))
+                if row >= 0:
+                    assert row == row_BL[b, position]
+                    visited.append(int(row))
+                    assert history == list(range(panel.offsets[s], row + 1))
+                    check_cell(
+                        panel, step.batch, (b, position),
+                        s=s, row=int(row), counts=True, horizons=horizons, delay=delay,
+                    )  # fmt: skip
+                else:
+                    assert not step.batch.mask_BLH[b, position].any()
+    expected = [np.arange(a, max(a, b)) for a, b in zip(wanted.low, wanted.high, strict=True)]
+    assert sorted(visited) == np.concatenate(expected).tolist()
+    assert sum(step.first for step in steps) == len(wanted.blocks(block))
+
+
+def test_a_carried_pass_of_some_symbols_visits_those_alone(random_panel: RandomPanel) -> None:
+    panel = numbered(random_panel(2, symbols=5))
+    everything = Range(low=panel.offsets[:-1], high=panel.offsets[1:])
+    (step,) = CarriedPass(
+        everything, panel.offsets, tensors_of(panel), symbols=np.array([1, 3])
+    )
+    rows = step.rows_BL[step.rows_BL >= 0]
+    expected = [np.arange(*panel.offsets[s : s + 2]) for s in (1, 3)]
+    np.testing.assert_array_equal(rows, np.concatenate(expected))
+
+
+def test_a_carried_pass_has_one_shape_whatever_the_panel(random_panel: RandomPanel) -> None:
+    """Products over differently shaped blocks may round differently."""
+    shapes = set()
+    for symbols, sessions in ((1, 30), (5, 90)):
+        panel = random_panel(0, symbols=symbols, sessions=sessions)
+        everything = Range(low=panel.offsets[:-1], high=panel.offsets[1:])
+        shapes |= {s.rows_BL.shape for s in CarriedPass(everything, panel.offsets, tensors_of(panel))}
+    assert shapes == {(module.BLOCK_SYMBOLS, module.BLOCK_SESSIONS)}
