@@ -37,7 +37,6 @@ NOT_IN_ID = (
     "progress",
     "threads",
     "trainer.accelerator",  # the resolved device is in the id instead
-    "trainer.name",
 )
 
 
@@ -57,7 +56,8 @@ def search_path(overrides: Sequence[str]) -> list[str]:
         return list(overrides)
     if not own.is_dir() or own == config_dir().resolve():
         return list(overrides)
-    return [*overrides, f"hydra.searchpath=['file://{own}']"]
+    quoted = str(own).replace("\\", "\\\\").replace("'", "\\'")
+    return [*overrides, f"hydra.searchpath=['file://{quoted}']"]
 
 
 def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
@@ -85,7 +85,7 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
             return hydra.compose(name, overrides=search_path(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ForecastError(one_line(error)) from error
     finally:
         GlobalHydra.instance().hydra = before
@@ -97,7 +97,8 @@ def plain(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True)  # type: ignore[call-overload]
+        node = OmegaConf.create(typing.cast(dict[str, Any], cfg))
+        resolved = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise ForecastError(one_line(error)) from error
     return typing.cast(dict[str, Any], resolved)
@@ -133,24 +134,28 @@ def instantiate(options: Mapping[str, Any], section: str, target: Any = None) ->
 
 
 def check(
-    arguments: Mapping[str, Any], section: str, target: Any, *, partial: bool = False
+    arguments: Mapping[str, Any], section: str, target: Any, *, only: Sequence[str] | None = None
 ) -> None:
     """Refuse arguments that `target` does not take, by name and by annotated type.
 
-    With `partial`, the rest of what it takes comes from elsewhere.
+    With `only`, these are the arguments that stand in the section, all of them; the rest of what
+    `target` takes comes from elsewhere.
     """
     prefix = f"{section}." if section else ""
     parameters = inspect.signature(target).parameters
     hints = typing.get_type_hints(target if inspect.isfunction(target) else target.__init__)
+    known = list(parameters if only is None else only)
     for name, value in arguments.items():
-        if name not in parameters:
-            raise ForecastError(f"{prefix}{name} is unknown{_nearest(name, list(parameters))}.")
+        if name not in known:
+            raise ForecastError(f"{prefix}{name} is unknown{_nearest(name, known)}")
         if name in hints and not _fits(value, hints[name]):
+            typed = json.dumps(value, default=str, ensure_ascii=False)
             raise ForecastError(
-                f"{prefix}{name}={value!r} is not {_spoken(hints[name])}. Correct the value."
+                f"{prefix}{name}={typed} is not {_spoken(hints[name])}. Correct the value."
             )
-    for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and name not in arguments and not partial:
+    for name in known:
+        needed = only is not None or parameters[name].default is inspect.Parameter.empty
+        if needed and name not in arguments:
             raise ForecastError(f"{prefix}{name} is missing: give it a value.")
 
 
@@ -175,26 +180,30 @@ def _fits(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
-def _spoken(hint: Any) -> str:
+def _spoken(hint: Any, *, several: bool = False) -> str:
     names = {
-        int: "a whole number", float: "a number", str: "text", bool: "true or false",
-        type(None): "null",
+        int: ("a whole number", "whole numbers"), float: ("a number", "numbers"),
+        str: ("text", "texts"), bool: ("true or false", "true or false"),
+        type(None): ("null", "null"),
     }  # fmt: skip
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_spoken(a) for a in arguments)
+        # What is no primitive cannot be typed, so it is not offered.
+        primitive = [a for a in arguments if a in names or typing.get_origin(a)]
+        return " or ".join(dict.fromkeys(_spoken(a, several=several) for a in primitive))
     if hint in names:
-        return names[hint]
+        return names[hint][several]
     if origin is not None and issubclass(origin, collections.abc.Mapping):
-        return "a mapping"
-    if origin is not None:
-        return "a list" + (f" of {_spoken(arguments[0])}" if arguments else "")
-    return str(hint)
+        return "mappings" if several else "a mapping"
+    of = f" of {_spoken(arguments[0], several=True)}" if arguments else ""
+    return ("lists" if several else "a list") + of
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    if not known:
+        return "; there is nothing to set here."
     close = difflib.get_close_matches(name, known, n=1)
-    return f": did you mean {close[0]}" if close else f"; known are {', '.join(known)}"
+    return f": did you mean {close[0]}?" if close else f"; known are {', '.join(known)}."
 
 
 def canonical_id(config: Mapping[str, Any], **facts: str) -> str:
@@ -225,10 +234,22 @@ def without(config: Mapping[str, Any], dotted: Sequence[str]) -> dict[str, Any]:
 
 def one_line(error: BaseException) -> str:
     """An error's message on one line; Hydra's are shortened and given a suggestion."""
+    from hydra.errors import MissingConfigException, OverrideParseException
+
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice} is no choice{_nearest(choice, sorted(error.options))}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read. Write key=value, and quote special characters, "
+            "from the shell too: 'data.symbols=\"^GSPC\"'."
+        )
+    if str(error).startswith("Config group override must be"):
+        return "a group such as model or data needs one of its options; `--help` lists them."
     text = " ".join(str(error).split()) or type(error).__name__
     if "Could not override" in text or "is not in struct" in text:
         key = text.split("'")[1] if "'" in text else text
-        return f"{key} is no option{_nearest_key(key)}."
+        return f"{key} is no option{_nearest_key(key)}"
     return text
 
 
@@ -242,9 +263,9 @@ def _nearest_key(key: str) -> str:
                 for file in sorted(group.glob("*.yaml")):
                     known += [f"{group.name}.{k}" for k in _leaves(OmegaConf.load(file))]
     except Exception:
-        return ""
+        return "."
     close = difflib.get_close_matches(key, sorted(set(known)), n=1)
-    return f": did you mean {close[0]}?" if close else "; `--help` lists the options"
+    return f": did you mean {close[0]}?" if close else "; `--help` lists the options."
 
 
 def _leaves(node: Any, prefix: str = "") -> list[str]:
@@ -257,34 +278,61 @@ def _leaves(node: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+class Told(Exception):
+    """A job's error that was printed when it happened; raised on so that Hydra counts it."""
+
+
 def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
     """The command line of a door: Hydra around a plain function.
 
     Our own errors, and Hydra's about the command line, become one line and exit status 1 without a
-    traceback (`HYDRA_FULL_ERROR=1` shows it); a sweep goes on after a failed job.
+    traceback (`HYDRA_FULL_ERROR=1` shows it); a sweep tells each failed job and goes on.
     """
 
     @wraps(command)
     def main() -> None:
         import hydra
+        from hydra.core.hydra_config import HydraConfig
         from hydra.errors import HydraException
+        from hydra.types import RunMode
         from omegaconf.errors import OmegaConfBaseException
 
         traceback_wanted = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
         # Hydra would print its own five lines; with this it hands the exception to us instead.
         os.environ["HYDRA_FULL_ERROR"] = "1"
-        sys.argv[1:] = search_path(sys.argv[1:])
+        composed = False
+
+        def job(cfg: DictConfig) -> Any:
+            nonlocal composed
+            composed = True
+            try:
+                return command(cfg)
+            except ForecastError as error:
+                if traceback_wanted:
+                    raise
+                if HydraConfig.get().mode == RunMode.RUN:
+                    _tell(error)
+                    sys.exit(1)  # past Hydra, which would add a line of its own
+                _tell(error, " ".join(HydraConfig.get().overrides.task) + ": ")
+                raise Told from error
+
         try:
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(
-                command
-            )()
+            sys.argv[1:] = search_path(sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
         except KeyboardInterrupt:
             print("interrupted: the same command continues where this one stopped", file=sys.stderr)
             sys.exit(130)
-        except (ForecastError, HydraException, OmegaConfBaseException) as error:
-            if traceback_wanted:
+        except Told:
+            sys.exit(1)
+        except (ForecastError, HydraException, OmegaConfBaseException, ValueError) as error:
+            # Hydra raises plain ValueErrors too; one from the command itself is a bug of ours.
+            if traceback_wanted or (composed and isinstance(error, ValueError)):
                 raise
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            _tell(error)
             sys.exit(1)
 
     return main
+
+
+def _tell(error: BaseException, where: str = "") -> None:
+    print(f"error: {where}{one_line(error)}", file=sys.stderr, flush=True)

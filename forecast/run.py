@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 PARTS = ("validation", "test")
 LEDGER = ("time", "run", "configuration", "data", "first", "last", "part")
+COLUMNS = ("run", "model", "head", "data", "horizons", "seed", "parts", "objective", "overrides")
+PACKAGES = (
+    "forecast", "torch", "pytorch-lightning", "hydra-core", "pandas", "numpy", "pyarrow", "scipy",
+)  # fmt: skip
 
 
 class Run:
@@ -85,12 +89,10 @@ class Run:
     def json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty where there is none yet."""
         try:
-            text = (self.path / name).read_text()
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        try:
-            return dict(json.loads(text))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ForecastError(
                 f"{self.path / name} is damaged ({error}). Repeat the run with force=true."
             ) from error
@@ -220,9 +222,10 @@ def load_run(run: str | os.PathLike[str], outputs: str | os.PathLike[str] | None
         found = [p for p in _folders(folder) if p.name.startswith(str(run))]
         exact = [p for p in found if p.name == str(run)]
         if len(exact or found) != 1:
-            known = ", ".join(p.name for p in _folders(folder)) or "none"
+            known = [p.name for p in found or _folders(folder)] or ["none"]
             raise ForecastError(
-                f"run {str(run)!r} is {'ambiguous' if found else 'not'} in {folder}: there are {known}."
+                f"run {str(run)!r} is {'ambiguous' if found else 'not'} in {folder}: there are "
+                f"{', '.join(known[:9])}{', …' if len(known) > 9 else ''}."
             )
         path = (exact or found)[0]
     if not (path / "metrics.json").is_file():
@@ -253,8 +256,7 @@ def list_runs(outputs: str | os.PathLike[str] | None = None) -> pd.DataFrame:
                 "overrides": " ".join(run.overrides),
             }
         )
-    columns = "run model head data horizons seed parts objective overrides".split()
-    frame = pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.sort_values("objective", na_position="last", ignore_index=True)
 
 
@@ -290,23 +292,24 @@ def _outputs(outputs: str | os.PathLike[str] | None) -> Path:
 def _folders(outputs: Path) -> list[Path]:
     if not outputs.is_dir():
         return []
-    return sorted(p for p in outputs.iterdir() if (p / "config.yaml").is_file())
+    # What begins with a dot is on its way out: see Run.clear.
+    found = (p for p in outputs.iterdir() if not p.name.startswith("."))
+    return sorted(p for p in found if (p / "config.yaml").is_file())
 
 
 def environment(device: str) -> dict[str, str]:
     """Versions, commit and device, for a reader who wants to repeat a run."""
-    packages = "forecast torch pytorch-lightning hydra-core pandas numpy pyarrow scipy".split()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
+    # Only of our own checkout: an installed package may lie inside somebody else's.
+    root, commit = Path(__file__).resolve().parents[1], ""
+    if (root / ".git").exists():
+        with contextlib.suppress(OSError):  # no git here
+            commit = subprocess.run(
+                ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
+            ).stdout.strip()
     return {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
         "commit": commit or "unknown",
         "device": device,
     }
@@ -315,7 +318,8 @@ def environment(device: str) -> dict[str, str]:
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new one, never part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # One name, so that what a kill leaves behind is overwritten by the next attempt.
+    temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "w", encoding="utf-8", newline="") as file:
         file.write(text)
         file.flush()
@@ -341,7 +345,7 @@ def _yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ForecastError(
             f"{path} is damaged: {' '.join(str(error).split())}. Repeat the run with force=true."
         ) from error

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 SECTIONS = (
-    "data features model head trainer logger horizons target window split optimizer loss".split()
-)
+    "data", "features", "model", "head", "trainer", "logger",
+    "horizons", "target", "window", "split", "optimizer", "loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Settings:
             raise ForecastError(f"seed={self.seed} must be 0 or more.")
         if self.threads is not None and self.threads < 1:
             raise ForecastError(f"threads={self.threads} must be 1 or more, or null.")
+        if self.evaluate is not None and not self.evaluate:
+            raise ForecastError(f"evaluate=[] scores nothing: choose {', '.join(PARTS)}, or null.")
         for part in self.evaluate or ():
             if part not in PARTS:
                 raise ForecastError(f"evaluate: {part!r} is no part: choose {', '.join(PARTS)}.")
@@ -82,6 +85,7 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
 
     start = time.perf_counter()
     config = plain(cfg)
+    _check_sections(config)
     settings = instantiate({k: v for k, v in config.items() if k not in SECTIONS}, "", Settings)
     _set_threads(settings.threads)
     device = check_options(config)
@@ -94,17 +98,20 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
             run.clear()
         missing = [part for part in settings.parts if part not in run.parts]
         if missing:
+            for stale in ("error.txt", "report.html"):
+                (run.path / stale).unlink(missing_ok=True)
             try:
                 _work(run, config, settings, prices, device, missing, overrides)
             except Exception as error:
                 run.write("error.txt", f"{type(error).__name__}: {error}\n")
                 raise
-            (run.path / "error.txt").unlink(missing_ok=True)
-            _write_timing(run, time.perf_counter() - start)
             run.say(table(run.metrics))
         else:
             print(f"{run.path} is finished ({', '.join(run.parts)}); force=true starts afresh")
-        if missing or not (run.path / "report.html").exists():
+        # A kill after the metrics may have come before these two.
+        if missing or not (run.path / "timing.json").exists():
+            _write_timing(run, time.perf_counter() - start)
+        if not (run.path / "report.html").exists():
             from forecast.report.page import write_report
 
             print(f"report: {write_report(run)}")
@@ -138,6 +145,17 @@ def _work(
         run.path, members=settings.ensemble, task=datamodule.task, device=device.split()[0]
     )
     _evaluate(run, datamodule, ensemble, prices.truth, missing)
+
+
+def _check_sections(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration without one of its sections, or with a value in place of one."""
+    for name in SECTIONS:
+        if name not in config:
+            raise ForecastError(f"the section {name} is missing. Do not remove it.")
+        if name != "horizons" and not isinstance(config[name], Mapping):
+            raise ForecastError(
+                f"{name}={config[name]} replaces a section. Set its keys: {name}.<key>=<value>."
+            )
 
 
 def _set_threads(threads: int | None) -> None:
@@ -196,9 +214,7 @@ def _evaluate(
 
     before, model = run.metrics, run.config["model"]["cell"]
     whole, fresh = run.path / "forecasts.parquet", run.path / "forecasts-new.parquet"
-    dropped = write_forecasts(
-        fresh, ensemble, datamodule, model=model, parts=missing, truth=truth
-    )
+    dropped = write_forecasts(fresh, ensemble, datamodule, model=model, parts=missing, truth=truth)
     scores = Scores()
     for block in read_blocks(fresh):
         scores.add(block)

@@ -66,7 +66,7 @@ class Task:
 def standardisation(panel: Panel, train: Range) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each feature over the training rows alone, shape (F,).
 
-    A feature without a training value, or a constant one, gets mean 0 or itself and deviation 1.
+    A feature without a training value gets mean 0, a constant one its value; both deviation 1.
     """
     count, total, square = (np.zeros(panel.values.shape[1]) for _ in range(3))
     for low, high in zip(train.low, train.high, strict=True):
@@ -78,7 +78,7 @@ def standardisation(panel: Panel, train: Range) -> tuple[np.ndarray, np.ndarray]
         square += (block**2).sum(0)
     mean = total / np.maximum(count, 1)
     std = np.sqrt(np.maximum(square / np.maximum(count, 1) - mean**2, 0.0))
-    std[~(std > 1e-6 * np.maximum(np.abs(mean), 1.0))] = 1.0
+    std[~(std > 1e-6 * np.abs(mean))] = 1.0  # what rounding leaves of a constant
     return mean.astype(np.float32), std.astype(np.float32)
 
 
@@ -136,7 +136,8 @@ class PriceDataModule(pl.LightningDataModule):
     @property
     def steps(self) -> int:
         """Batches of an epoch, the same in every epoch."""
-        return max(1, -(-self.windows.most // self.task.batch))
+        # With one window a batch, a phase of few windows would leave batches empty.
+        return min(-(-self.windows.most // self.task.batch), self.windows.fewest)
 
     def train_dataloader(self) -> TrainingBatches:
         assert self.trainer is not None

@@ -151,11 +151,16 @@ class Windows:
         return self.length - self.warmup
 
     @property
-    def most(self) -> int:
-        """Windows of an epoch at the least fortunate phase."""
+    def fewest(self) -> int:
+        """Windows of an epoch at phase 0; no phase has fewer."""
         rows_S = np.maximum(self.range.high - self.range.low, 0)
-        extra = 1 if self.stride > 1 else 0
-        return int(np.sum(np.where(rows_S > 0, -(-rows_S // self.stride) + extra, 0)))
+        return int(np.sum(-(-rows_S // self.stride)))
+
+    @property
+    def most(self) -> int:
+        """Windows that no phase exceeds: one more for every symbol."""
+        symbols = int(np.sum(self.range.high > self.range.low))
+        return self.fewest + (symbols if self.stride > 1 else 0)
 
     def tiles(self, phase: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tiles at a phase in 0 … stride − 1: first row, one past the last row, symbol; (W,)."""

@@ -50,7 +50,7 @@ def truncate(prices: Prices, last: np.datetime64 | str) -> Prices:
 
     Later rows are gone, and with them symbols listed later and covariates known later.
     """
-    day = np.datetime64(last, "s")
+    day = np.datetime64(str(last), "s")
     frame = prices.frame[prices.frame["date"] <= day].reset_index(drop=True)
     if frame.empty:
         raise ForecastError(f"no price on or before {last}. Choose a later date.")
@@ -67,7 +67,7 @@ def truncate(prices: Prices, last: np.datetime64 | str) -> Prices:
 def perturb(prices: Prices, first: np.datetime64 | str, *, seed: int = 0) -> Prices:
     """The same input with every price, volume and covariate changed at random from `first` on."""
     random = np.random.default_rng(seed)
-    day = np.datetime64(first, "s")
+    day = np.datetime64(str(first), "s")
     frame = prices.frame.copy()
     later = (frame["date"] >= day).to_numpy()
     factor = np.exp(0.1 * random.standard_normal(int(later.sum())))
@@ -111,7 +111,7 @@ def check_truncation(
         The first difference; None where all rows up to `last` are identical.
     """
     full, cut = pipeline(prices), pipeline(truncate(prices, last))
-    full = full[full[date] <= np.datetime64(last, "s")]
+    full = full[full[date] <= np.datetime64(str(last), "s")]
     tables = [
         t.drop(columns=[c for c in ignore if c in t]).astype(
             {k: str for k in key if isinstance(t[k].dtype, pd.CategoricalDtype)}
@@ -127,8 +127,8 @@ def check_truncation(
             count=len(missing),
         )
     return _first_difference(
-        {c: tables[0][c].to_numpy() for c in tables[0]},
-        {c: tables[1][c].to_numpy() for c in tables[0]},
+        {str(c): tables[0][c].to_numpy() for c in tables[0]},
+        {str(c): tables[1][c].to_numpy() for c in tables[0]},
         lambda i: str(tables[0].index[i]),
     )
 

@@ -13,13 +13,13 @@ import numpy as np
 from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
-from forecast.forecasts import INNER, LEVELS
+from forecast.forecasts import LEVELS
 from forecast.models.block import Block, blocks
 from forecast.models.distributions import Distribution, Gaussian, StudentT
 from forecast.prices.simulated import Truth
 
 MOST_VALUES = 200_000  # of a pooled fit per horizon; beyond, every k-th is taken
-MIN_HISTORY = 250  # rows below which `historical` uses the pooled quantiles
+MIN_HISTORY = 250  # known targets below which `historical` uses the pooled quantiles
 
 
 class Baseline(Protocol):
@@ -37,7 +37,7 @@ class Historical:
         for block in blocks(panel, task, fit):
             for s in block.symbols:
                 actual = block.actual[block.symbol == s]
-                if len(actual) >= MIN_HISTORY:
+                if (~np.isnan(actual)).sum(axis=0).min() >= MIN_HISTORY:
                     sample[int(s)] = _describe(actual)
         self._of_symbol = sample
         self._pooled = _describe(pooled(panel, task, fit, scaled=False))
@@ -79,9 +79,8 @@ class EwmaT:
 
     def distribution(self, block: Block) -> Distribution:
         rows = len(block.row)
-        return StudentT(
-            mu=np.zeros(block.unit.size), sigma=np.tile(self._sigma, rows), df=np.tile(self._df, rows)
-        )
+        sigma, df = np.tile(self._sigma, rows), np.tile(self._df, rows)
+        return StudentT(mu=np.zeros(block.unit.size), sigma=sigma, df=df)
 
 
 def fit_t(y: np.ndarray) -> tuple[float, float]:
@@ -169,7 +168,7 @@ BASELINES: dict[str, type[Historical] | type[EwmaNormal] | type[EwmaT]] = {
 
 def pooled(panel: Panel, task: Task, fit: Range, *, scaled: bool) -> np.ndarray:
     """Targets of all symbols' rows, thinned evenly to what a fit needs, shape (≤ 200,000, H)."""
-    step = max(1, fit.rows // MOST_VALUES)
+    step = max(1, -(-fit.rows // MOST_VALUES))
     parts = [
         (block.scaled_actual if scaled else block.actual)[::step]
         for block in blocks(panel, task, fit)

@@ -163,6 +163,11 @@ def make_block(panel: Panel, task: Task, range: Range, symbols: np.ndarray) -> B
 
 
 def blocks(panel: Panel, task: Task, range: Range) -> Iterator[Block]:
-    """All rows of a range in blocks of symbols, the unit in which forecasts are made and stored."""
+    """All rows of a range in blocks of symbols, the unit in which forecasts are made and stored.
+
+    Symbols that have no scale yet anywhere in the range make no block.
+    """
     for symbols in range.blocks(BLOCK_SYMBOLS):
-        yield make_block(panel, task, range, symbols)
+        block = make_block(panel, task, range, symbols)
+        if len(block.row):
+            yield block

@@ -17,7 +17,7 @@ from forecast.dataset.folds import Range
 from forecast.dataset.windows import CarriedPass, PanelTensors
 from forecast.models.block import Block
 from forecast.models.distributions import Distribution
-from forecast.models.fit import best_checkpoint
+from forecast.models.fit import best_checkpoint, read_checkpoint
 from forecast.models.forecaster import make_head
 from forecast.models.heads import Head
 from forecast.models.networks import Network, State
@@ -79,22 +79,24 @@ def load_ensemble(
     Raises
     ------
     ForecastError
-        A member's best checkpoint is missing.
+        A member's best checkpoint is missing or damaged.
     """
     networks, head = [], None
     for member in range(members):
         path = best_checkpoint(folder, member)
         if not path.is_file():
             raise ForecastError(f"{path} is missing: repeat the run's command with force=true.")
-        state = torch.load(path, weights_only=True, map_location=device)
+        state = read_checkpoint(path, device)
         arguments = state["hyper_parameters"]
-        network = Network(**arguments["network"])
+        with torch.device("meta"):  # weights come from the checkpoint, none are drawn
+            network = Network(**arguments["network"])
         network.load_state_dict(
             {
                 name.removeprefix("network."): value
                 for name, value in state["state_dict"].items()
                 if name.startswith("network.")
-            }
+            },
+            assign=True,
         )
         networks.append(network)
         head = make_head(arguments["head"])

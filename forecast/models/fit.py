@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import os
+import signal
 import time
 import warnings
 from collections.abc import Mapping
@@ -14,10 +17,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.models.forecaster import Forecaster
+from forecast.run import write_atomically
 
 HISTORY = ("member", "epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds")
 
@@ -60,6 +65,41 @@ def best_checkpoint(folder: Path, member: int) -> Path:
     return folder / "checkpoints" / f"member-{member}" / "best.ckpt"
 
 
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Tensors and primitives of a checkpoint; nothing in it is executed.
+
+    Raises
+    ------
+    ForecastError
+        It is damaged, or holds anything else, such as code.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
+        state["state_dict"], state["hyper_parameters"]
+    except Exception as error:
+        raise ForecastError(
+            f"{path} is damaged, or holds more than tensors and primitives: it is not loaded. "
+            "Repeat the run with force=true."
+        ) from error
+    return state
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes beside the checkpoint and renames.
+
+    Lightning writes to the system's folder for temporary files and moves, which between two file
+    systems is a copy that a kill can cut short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        temporary = Path(f"{path}.tmp")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+
+
 def resolve_device(accelerator: str) -> str:
     """`cpu`, or the GPU's name: what `trainer.accelerator` means on this machine."""
     if accelerator == "cpu":
@@ -89,10 +129,11 @@ class History(pl.Callback):
                     whole = all(row.get(name) for name in HISTORY)
                     if whole and (int(row["member"]), int(row["step"])) <= (self.member, step):
                         kept.append(row)
-        with open(self.path, "w", newline="") as file:
-            table = csv.DictWriter(file, HISTORY)
-            table.writeheader()
-            table.writerows(kept)
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, HISTORY)
+        table.writeheader()
+        table.writerows(kept)
+        write_atomically(self.path, text.getvalue())
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
@@ -140,12 +181,13 @@ def fit_member(
     Raises
     ------
     ForecastError
-        The validation loss is no number.
+        The validation loss is no number, or a checkpoint is damaged.
+    KeyboardInterrupt
+        Ctrl-C; the next call continues.
     """
     checkpoints = best_checkpoint(folder, member).parent
     last = checkpoints / "last.ckpt"
-    state = _resumable(last, checkpoints)
-    step = 0 if state is None else int(state["global_step"])
+    state = read_checkpoint(last) if last.exists() else None
     stopper = EarlyStopping(
         "validation_loss",
         patience=options.patience,
@@ -154,8 +196,10 @@ def fit_member(
     )
     if state is not None and _finished(state, stopper, options, datamodule.steps):
         return ""
+    if state is not None and _moved(state, checkpoints):
+        state = None
     history = History(folder / "history.csv", member)
-    history.cut_back(step)
+    history.cut_back(0 if state is None else int(state["global_step"]))
     module = Forecaster(
         network=network,
         head=head,
@@ -179,12 +223,13 @@ def fit_member(
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = pl.Trainer(
-        accelerator=options.accelerator,
+        accelerator="cpu" if resolve_device(options.accelerator) == "cpu" else "gpu",
         devices=1,
         max_epochs=options.max_epochs,
         gradient_clip_val=optimizer["clip"],
         detect_anomaly=options.detect_anomaly,
         callbacks=[history, stopper, keeper],
+        plugins=[AtomicCheckpoints()],
         logger=logger,
         default_root_dir=folder,
         log_every_n_steps=datamodule.steps,
@@ -192,43 +237,43 @@ def fit_member(
         enable_model_summary=False,
         enable_progress_bar=progress,
     )
-    start = time.perf_counter()
+    start, on_interrupt = time.perf_counter(), signal.getsignal(signal.SIGINT)
     # Each step seeds the global generator; a notebook's own must come back as it was.
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        trainer.fit(
-            module, datamodule, ckpt_path=None if state is None else last, weights_only=True
-        )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    loss = trainer.callback_metrics["validation_loss"]
-    if not torch.isfinite(loss) or keeper.best_model_score is None:
+        try:
+            trainer.fit(
+                module, datamodule, ckpt_path=None if state is None else last, weights_only=True
+            )
+        except SystemExit:
+            # Lightning makes Ctrl-C an exit of the whole program, and is deaf to the next one.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from None
+    final = trainer.callback_metrics["validation_loss"]
+    if not torch.isfinite(final) or keeper.best_model_score is None:
         raise ForecastError(
-            f"member {member}: the validation loss became {float(loss)}. Lower optimizer.lr="
+            f"member {member + 1}: the validation loss became {float(final)}. Lower optimizer.lr="
             f"{optimizer['lr']} or optimizer.clip={optimizer['clip']}, or find the operation with "
             "trainer=debug."
         )
     epochs = trainer.global_step // datamodule.steps
-    best = torch.load(checkpoints / "best.ckpt", weights_only=True)["global_step"]
+    best = read_checkpoint(checkpoints / "best.ckpt")["global_step"]
     return (
         f"member {member + 1}: best validation loss {float(keeper.best_model_score):.5f} in epoch "
         f"{best // datamodule.steps} of {epochs}, {time.perf_counter() - start:.1f} s"
     )
 
 
-def _resumable(last: Path, folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint, unless there is none or the folder was moved since.
+def _moved(state: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a checkpoint was written under another path.
 
-    Lightning forgets the best score when the folder's path has changed; such a member starts
-    afresh, which costs seconds and keeps the bytes.
+    Lightning then forgets the best score; such a member starts afresh, which costs seconds and
+    keeps the bytes.
     """
-    if not last.exists():
-        return None
-    state: dict[str, Any] = torch.load(last, weights_only=True, map_location="cpu")
     keeper = next(v for k, v in state["callbacks"].items() if k.startswith("ModelCheckpoint"))
-    return state if Path(keeper["dirpath"]) == folder.resolve() else None
+    return Path(keeper["dirpath"]) != folder.resolve()
 
 
 def _finished(
@@ -236,6 +281,4 @@ def _finished(
 ) -> bool:
     """Whether a checkpoint is a member's last: killed after it was written, before the next."""
     waited = state["callbacks"][stopper.state_key]["wait_count"]
-    return bool(
-        waited >= options.patience or state["global_step"] >= options.max_epochs * steps
-    )
+    return bool(waited >= options.patience or state["global_step"] >= options.max_epochs * steps)

@@ -51,8 +51,20 @@ class Optimizer:
                 f"optimizer.schedule={self.schedule!r} is unknown: choose {', '.join(SCHEDULES)}."
             )
         for name in ("lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise ForecastError(f"optimizer.{name}={getattr(self, name)} must be above 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ForecastError(
+                    f"optimizer.{name}={getattr(self, name)} must be above 0 and finite."
+                )
+        for name in ("weight_decay", "warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ForecastError(
+                    f"optimizer.{name}={getattr(self, name)} must be 0 or more and finite."
+                )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ForecastError(
+                    f"optimizer.{name}={getattr(self, name)} must lie in 0 … 1, 1 excluded."
+                )
 
     def factor(self, step: int, total_steps: int) -> float:
         """What the rate is multiplied with at a step."""
@@ -100,6 +112,8 @@ class Forecaster(pl.LightningModule):
         Weight of each horizon in the loss; equal by default.
     """
 
+    weight_H: Tensor
+
     def __init__(
         self,
         *,
@@ -122,15 +136,18 @@ class Forecaster(pl.LightningModule):
         self.optimizer_options = Optimizer(**optimizer)
         self.warmup, self.total_steps = warmup, total_steps
         self.seed, self.member, self.clip = seed, member, clip
-        weights = torch.ones(network["horizons"]) if horizon_weights is None else torch.tensor(
-            list(horizon_weights), dtype=torch.float32
-        )
-        if len(weights) != network["horizons"] or not (weights >= 0).all() or not weights.sum() > 0:
+        if not clip > 0:
+            raise ForecastError(f"loss.clip={clip} must be above 0 scaled units.")
+        count = network["horizons"]
+        weights = [1.0] * count if horizon_weights is None else list(horizon_weights)
+        sound = all(0 <= w < math.inf for w in weights) and sum(weights) > 0
+        if len(weights) != count or not sound:
             raise ForecastError(
-                f"loss.horizon_weights={list(horizon_weights or [])} must hold one weight ≥ 0 for "
-                f"each of the {network['horizons']} horizons, not all 0."
+                f"loss.horizon_weights={weights} must hold one finite weight ≥ 0 for each of the "
+                f"{count} horizons, not all 0."
             )
-        self.register_buffer("weight_H", weights / weights.mean(), persistent=False)
+        weight_H = torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("weight_H", weight_H / weight_H.mean(), persistent=False)
         self._state: State | None = None
 
     def _loss_sums(self, raw_BLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:

@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forecast.config import ForecastError
-
-NEEDS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}  # logger: module of its extra
+from forecast.config import ForecastError, check
 
 
-def make_logger(options: Mapping[str, Any], folder: Path, member: int) -> Any:
-    """A Lightning logger of one member; False for csv, since `history.csv` is written anyway.
+def csv(folder: Path, member: int) -> Any:
+    """None of Lightning's: `history.csv` is written anyway."""
+    return False
+
+
+def tensorboard(folder: Path, member: int) -> Any:
+    """Event files in the run folder, one version a member."""
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="tensorboard", version=f"member-{member}")
+
+
+def mlflow(folder: Path, member: int, *, tracking_uri: str | None, experiment_name: str) -> Any:
+    """A run of MLflow for each member, by default in a folder `mlruns` beside the run folder."""
+    from pytorch_lightning.loggers import MLFlowLogger
+
+    return MLFlowLogger(
+        experiment_name=experiment_name,
+        run_name=f"{folder.name}-member-{member}",
+        tracking_uri=tracking_uri or f"file:{folder.parent.resolve() / 'mlruns'}",
+    )
+
+
+# name: constructor, its options, the module of its extra
+LOGGERS = {
+    "csv": (csv, (), None),
+    "tensorboard": (tensorboard, (), "tensorboard"),
+    "mlflow": (mlflow, ("tracking_uri", "experiment_name"), "mlflow"),
+}
+
+
+def check_logger(options: Mapping[str, Any]) -> None:
+    """Refuse what `make_logger` could not make.
 
     Raises
     ------
     ForecastError
-        An unknown logger, or one whose extra is not installed.
+        An unknown logger or option, or a logger whose extra is not installed.
     """
-    import importlib.util
-
-    name = options["name"]
-    if name == "csv":
-        return False
-    if name not in NEEDS:
-        raise ForecastError(f"logger.name={name!r} is unknown: choose csv, {', '.join(NEEDS)}.")
-    if importlib.util.find_spec(NEEDS[name]) is None:
+    arguments = dict(options)
+    name = arguments.pop("name", None)
+    if name not in LOGGERS:
+        raise ForecastError(f"logger.name={name!r} is unknown: choose {', '.join(LOGGERS)}.")
+    make, known, extra = LOGGERS[name]
+    if extra is not None and importlib.util.find_spec(extra) is None:
         raise ForecastError(
             f"logger={name} is not installed: pip install 'forecast[{name}]', or use logger=csv."
         )
-    from pytorch_lightning import loggers
+    check(arguments, "logger", make, only=known)
 
-    if name == "tensorboard":
-        return loggers.TensorBoardLogger(folder, name="tensorboard", version=f"member-{member}")
-    return loggers.MLFlowLogger(
-        experiment_name=options["experiment_name"],
-        run_name=f"{folder.name}-member-{member}",
-        tracking_uri=options["tracking_uri"] or f"file:{folder.parent.resolve() / 'mlruns'}",
-    )
+
+def make_logger(options: Mapping[str, Any], folder: Path, member: int) -> Any:
+    """The Lightning logger of one member of a run folder; False for none."""
+    check_logger(options)
+    arguments = dict(options)
+    make: Any = LOGGERS[arguments.pop("name")][0]
+    return make(folder, member, **arguments)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
-from forecast.config import ForecastError, check, instantiate
+from forecast.config import check, instantiate
 from forecast.dataset.datamodule import PriceDataModule, Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Fold, make_fold
@@ -24,20 +25,35 @@ from forecast.models.block import blocks
 from forecast.models.ensemble import Ensemble
 from forecast.models.fit import TrainerOptions, fit_member, resolve_device
 from forecast.models.forecaster import Forecaster, Optimizer, make_head
-from forecast.models.loggers import make_logger
+from forecast.models.loggers import check_logger, make_logger
 from forecast.models.networks import Network
+from forecast.prices import OF_THE_PANEL
 from forecast.prices.frame import Prices
 from forecast.prices.simulated import Truth
 
 Config = Mapping[str, Any]
 
+MODEL = ("cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "bidirectional")
+
 
 def make_task(config: Config) -> Task:
     """The task that the sections `horizons`, `target` and `window` state."""
     window, target = dict(config["window"]), dict(config["target"])
-    check(window, "window", Task, partial=True)
-    check(target, "target", Task, partial=True)
+    check(window, "window", Task, only=("length", "warmup", "batch"))
+    check(target, "target", Task, only=("delay",))
     return cast(Task, instantiate({"horizons": config["horizons"], **target, **window}, "", Task))
+
+
+def loss_options(config: Config) -> dict[str, Any]:
+    """The section `loss`, horizons weighted by 1/h unless it says otherwise.
+
+    Targets over h sessions overlap, so as many of them hold 1/h of the information; at equal
+    weights early stopping follows the noise of the longest horizon.
+    """
+    options = dict(config["loss"])
+    if options["horizon_weights"] is None:
+        options["horizon_weights"] = [1 / h for h in config["horizons"]]
+    return options
 
 
 def check_options(config: Config) -> str:
@@ -50,19 +66,25 @@ def check_options(config: Config) -> str:
     """
     task, head = make_task(config), make_head(config["head"])
     shape = {"features": 1, "horizons": len(task.horizons), "parameters": head.size}
-    instantiate({**config["model"], **shape}, "model", Network)
+    check(config["model"], "model", Network, only=MODEL)
     instantiate(config["optimizer"], "optimizer", Optimizer)
     instantiate(config["features"], "features", FeatureSet)
-    check(config["split"], "split", make_fold, partial=True)
-    check(config["loss"], "loss", Forecaster, partial=True)
-    check({k: config["data"].get(k) for k in ("market", "max_gap")}, "data", make_panel, partial=True)
-    weights = config["loss"]["horizon_weights"]
-    if weights is not None and len(weights) != len(task.horizons):
-        raise ForecastError(
-            f"loss.horizon_weights={weights} must hold one weight for each of the "
-            f"{len(task.horizons)} horizons {list(task.horizons)}."
+    check(config["split"], "split", make_fold, only=("validation", "test", "embargo"))
+    check(config["loss"], "loss", Forecaster, only=("clip", "horizon_weights"))
+    with torch.device("meta"):  # refuses wrong values; no weights, and nobody's random numbers
+        Forecaster(
+            network={**config["model"], **shape},
+            head=config["head"],
+            optimizer=config["optimizer"],
+            warmup=task.warmup,
+            total_steps=1,
+            seed=config["seed"],
+            member=0,
+            **loss_options(config),
         )
-    make_logger(config["logger"], Path(), 0)
+    panel = {k: v for k, v in config["data"].items() if k in OF_THE_PANEL}
+    check(panel, "data", make_panel, only=OF_THE_PANEL)
+    check_logger(config["logger"])
     options = instantiate(config["trainer"], "trainer", TrainerOptions)
     return resolve_device(options.accelerator)
 
@@ -116,7 +138,7 @@ def fit_ensemble(
             network=network,
             head=config["head"],
             optimizer=config["optimizer"],
-            loss=config["loss"],
+            loss=loss_options(config),
             options=TrainerOptions(**config["trainer"]),
             logger=make_logger(config["logger"], folder, member),
             progress=progress,

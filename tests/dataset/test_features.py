@@ -313,18 +313,14 @@ def random_covariate(seed: int, *, lag: int, max_age: int, per_symbol: bool) -> 
 
 def joined_naively(covariate: Covariate, symbol: str, dates: np.ndarray, column: str) -> np.ndarray:
     result = np.full(len(dates), np.nan)
-    for t in range(len(dates)):
-        for row in covariate.frame.itertuples():
-            value = getattr(row, column)
-            if np.isnan(value) or getattr(row, "symbol", symbol) != symbol:
-                continue
-            known = np.datetime64(row.known, "D")
-            first_session = next((i for i, d in enumerate(dates) if d >= known), None)
-            if first_session is None:
-                continue
-            age = t - (first_session + covariate.lag)
-            if age >= 0:
-                result[t] = value if age <= covariate.max_age else np.nan
+    for row in covariate.frame.itertuples():  # in order of time: what was known later prevails
+        value = getattr(row, column)
+        if np.isnan(value) or getattr(row, "symbol", symbol) != symbol:
+            continue
+        known = np.datetime64(row.known, "D")
+        later = [t for t, date in enumerate(dates) if date >= known]
+        for age, t in enumerate(later[covariate.lag :]):
+            result[t] = value if age <= covariate.max_age else np.nan
     return result
 
 

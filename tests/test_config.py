@@ -1,0 +1,337 @@
+"""Configuration: composed as typed, checked by name and type, named by an id, opened by doors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from forecast import compose
+from forecast.config import (
+    NOT_IN_ID,
+    ForecastError,
+    canonical_id,
+    check,
+    config_dir,
+    door,
+    instantiate,
+    plain,
+    without,
+)
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(ForecastError) as caught:
+        action()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------ composing
+
+
+def test_a_configuration_is_composed_as_on_the_command_line() -> None:
+    config = plain(compose("train", ["model=gru", "model.hidden_size=7", "data.symbols=[A,B]"]))
+    assert config["model"]["cell"] == "gru"
+    assert config["model"]["hidden_size"] == 7
+    assert config["data"]["symbols"] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("modl.hidden_size=3", "modl.hidden_size is no option: did you mean model.hidden_size?"),
+        ("model.hiden_size=3", "model.hiden_size is no option: did you mean model.hidden_size?"),
+        ("max_epochs=3", "max_epochs is no option: did you mean trainer.max_epochs?"),
+        ("xyzzy=3", "xyzzy is no option; `--help` lists the options."),
+        ("model=lsmt", "model=lsmt is no choice: did you mean lstm?"),
+        ("experiment=nope", "experiment=nope is no choice; known are many_to_one, quick."),
+        ("data.symbols=[^GSPC]", "'data.symbols=\"^GSPC\"'"),
+        ("model", "Write key=value"),
+        ("head=null", "a group such as model or data needs one of its options"),
+        ("outputs=${nope}", "nope"),
+    ],
+)
+def test_a_mistyped_option_is_one_line_with_the_remedy(typed: str, said: str) -> None:
+    assert said in refusal(lambda: plain(compose("train", [typed])))
+
+
+def test_no_message_names_a_folder_of_this_machine() -> None:
+    assert str(config_dir()) not in refusal(lambda: compose("train", ["model=lsmt"]))
+
+
+def test_an_unknown_command_is_refused() -> None:
+    assert "nope" in refusal(lambda: compose("nope"))
+
+
+def test_composing_inside_a_hydra_job_leaves_that_job_alone() -> None:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
+        mine = GlobalHydra.instance().hydra
+        compose("train")
+        assert GlobalHydra.instance().hydra is mine
+        assert hydra.compose("train", ["model=rnn"]).model.cell == "rnn"
+    assert GlobalHydra.instance().hydra is None
+
+
+@pytest.mark.parametrize("folder", ["plain", "with space", "it's = [odd], {yes}", "ünï"])
+def test_the_callers_own_conf_folder_is_found_whatever_its_path(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = tmp_path / folder / "conf" / "experiment"
+    experiment.mkdir(parents=True)
+    (experiment / "mine.yaml").write_text("# @package _global_\nensemble: 7\n")
+    monkeypatch.chdir(tmp_path / folder)
+    assert compose("train", ["experiment=mine"]).ensemble == 7
+    assert compose("train", ["experiment=quick"]).ensemble == 1, "the shipped ones are still there"
+
+
+def test_the_callers_conf_folder_cannot_replace_what_is_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text("ensemble: 99\n")
+    monkeypatch.chdir(tmp_path)
+    assert compose("train").ensemble != 99
+
+
+def test_an_interpolation_that_leads_nowhere_is_refused() -> None:
+    assert "nope" in refusal(lambda: plain(OmegaConf.create({"a": "${nope}"})))
+
+
+# ------------------------------------------------------------------------------- checking
+
+
+def target(
+    *,
+    count: int,
+    rate: float = 1.0,
+    name: str | None = None,
+    flag: bool = False,
+    many: Sequence[int] = (),
+    table: Mapping[str, str] | None = None,
+    anything: Any = None,
+) -> dict[str, Any]:
+    return {"count": count, "rate": rate, "many": many, "flag": flag}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cuont": 1}, "part.cuont is unknown: did you mean count?"),
+        ({"zzz": 1}, "part.zzz is unknown; known are count, rate,"),
+        ({}, "part.count is missing"),
+        ({"count": "two"}, 'part.count="two" is not a whole number'),
+        ({"count": None}, "part.count=null is not a whole number"),
+        ({"count": True}, "part.count=true is not a whole number"),
+        ({"count": 2.5}, "part.count=2.5 is not a whole number"),
+        ({"count": 1, "rate": "x"}, 'part.rate="x" is not a number'),
+        ({"count": 1, "rate": False}, "part.rate=false is not a number"),
+        ({"count": 1, "name": 5}, "part.name=5 is not text or null"),
+        ({"count": 1, "flag": 1}, "part.flag=1 is not true or false"),
+        ({"count": 1, "many": 5}, "part.many=5 is not a list of whole numbers"),
+        ({"count": 1, "many": "12"}, 'part.many="12" is not a list of whole numbers'),
+        ({"count": 1, "many": [1, "x"]}, 'part.many=[1, "x"] is not a list of whole numbers'),
+        ({"count": 1, "table": [1]}, "part.table=[1] is not a mapping or null"),
+    ],
+)
+def test_wrong_options_are_refused_by_name_and_type(options: dict[str, Any], said: str) -> None:
+    assert said in refusal(lambda: instantiate(options, "part", target))
+
+
+def test_right_options_reach_the_constructor() -> None:
+    made = instantiate({"count": 2, "rate": 1, "many": [1, 2], "anything": object()}, "part", target)
+    assert made == {"count": 2, "rate": 1, "many": [1, 2], "flag": False}
+
+
+def test_only_the_named_options_belong_to_a_section() -> None:
+    check({"count": 1}, "part", target, only=("count",))
+    assert "part.rate is unknown" in refusal(
+        lambda: check({"count": 1, "rate": 2.0}, "part", target, only=("count",))
+    )
+    assert "part.rate is missing" in refusal(
+        lambda: check({"count": 1}, "part", target, only=("count", "rate"))
+    )
+
+
+@pytest.mark.parametrize("dotted", ["nope", "nope.nope", "forecast.nope", "", "os."])
+def test_a_target_that_cannot_be_imported_is_refused(dotted: str) -> None:
+    assert "data._target_" in refusal(lambda: instantiate({"_target_": dotted}, "data"))
+
+
+# --------------------------------------------------------------------------------- the id
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(config=st.dictionaries(st.sampled_from("abcdef"), JSON), data=st.randoms())
+@settings(max_examples=30, deadline=None)
+def test_the_id_does_not_depend_on_the_order_of_keys(config: dict[str, Any], data: Any) -> None:
+    names = list(config)
+    data.shuffle(names)
+    name = canonical_id(config, data="x", device="cpu", version="1")
+    assert name == canonical_id({k: config[k] for k in names}, version="1", device="cpu", data="x")
+    assert len(name) == 10
+    assert set(name) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize("fact", ["data", "device", "version"])
+def test_the_id_depends_on_data_device_and_version(fact: str) -> None:
+    facts = {"data": "x", "device": "cpu", "version": "1"}
+    config = plain(compose("train"))
+    assert canonical_id(config, **facts) != canonical_id(config, **{**facts, fact: "other"})
+
+
+@pytest.mark.parametrize("key", NOT_IN_ID)
+def test_what_changes_no_result_changes_no_id(key: str) -> None:
+    config = plain(compose("train"))
+    assert canonical_id(without(config, [key])) == canonical_id(config)
+    *parents, last = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    assert last in node, f"{key} of NOT_IN_ID is no key of the configuration"
+    before = canonical_id(config)
+    node[last] = "something else"
+    assert canonical_id(config) == before
+
+
+def test_leaving_out_keys_changes_nothing_of_the_original() -> None:
+    config = {"a": {"b": 1, "c": 2}, "d": 3}
+    assert without(config, ["a.b", "d", "x.y"]) == {"a": {"c": 2}}
+    assert config == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+# --------------------------------------------------------------------------------- doors
+
+
+@pytest.fixture
+def call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, list[str]]]]:
+    """Open a door in this process; its exit status and the lines on stderr."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    monkeypatch.chdir(tmp_path)
+
+    def call(
+        command: Callable[..., Any], *typed: str, full: str = "0"
+    ) -> tuple[int, list[str]]:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", full)
+        monkeypatch.setattr(sys, "argv", ["train", *typed])
+        status = 0
+        try:
+            door("train", command)()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, capfd.readouterr().err.splitlines()
+
+    yield call
+    root.handlers[:], root.level = handlers, level
+
+
+def fail(cfg: Any) -> None:
+    raise ForecastError(f"ensemble={cfg.ensemble} is wrong:\nmend it.")
+
+
+def test_an_error_is_one_line_and_status_1(call: Any) -> None:
+    assert call(fail, "ensemble=5") == (1, ["error: ensemble=5 is wrong: mend it."])
+
+
+def test_an_error_of_the_command_line_is_one_line_and_status_1(call: Any) -> None:
+    said = ["error: model=lsmt is no choice: did you mean lstm?"]
+    assert call(fail, "model=lsmt") == (1, said)
+    assert call(fail, "head=null")[0] == 1
+
+
+def test_the_traceback_is_shown_on_demand(call: Any) -> None:
+    with pytest.raises(ForecastError):
+        call(fail, full="1")
+
+
+def test_a_bug_is_not_dressed_up_as_the_users_error(call: Any) -> None:
+    def broken(cfg: Any) -> None:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        call(broken)
+
+
+def test_ctrl_c_is_one_line_and_status_130(call: Any) -> None:
+    def interrupted(cfg: Any) -> None:
+        raise KeyboardInterrupt
+
+    status, lines = call(interrupted)
+    assert status == 130
+    assert lines == ["interrupted: the same command continues where this one stopped"]
+
+
+def test_a_failed_job_of_a_sweep_is_told_and_the_others_go_on(call: Any) -> None:
+    seen = []
+
+    def sometimes(cfg: Any) -> float:
+        seen.append(cfg.ensemble)
+        if cfg.ensemble == 2:
+            fail(cfg)
+        return 0.0
+
+    status, lines = call(sometimes, "-m", "ensemble=1,2,3")
+    assert seen == [1, 2, 3]
+    assert status == 1
+    assert "error: ensemble=2: ensemble=2 is wrong: mend it." in lines
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_command_runs_where_it_is_called_and_leaves_nothing_of_hydras(
+    call: Any, tmp_path: Path
+) -> None:
+    where = []
+    assert call(lambda cfg: where.append(os.getcwd()), "outputs=here") == (0, [])
+    assert where == [str(tmp_path)]
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+# ------------------------------------------------------------------------- lazy imports
+
+HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "plotly", "yfinance", "pandas", "arch")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import forecast; dir(forecast); forecast.compose('train')",
+        "import sys, runpy; sys.argv = ['train', '--help']\n"
+        "try: runpy.run_module('forecast.train', run_name='__main__')\n"
+        "except SystemExit as stop: assert not stop.code",
+    ],
+    ids=["import forecast", "--help"],
+)
+def test_a_first_look_loads_nothing_heavy(program: str) -> None:
+    probe = f"{program}\nimport sys\nprint(*(m for m in {HEAVY} if m in sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
+
+
+def test_unknown_names_of_the_package_are_refused() -> None:
+    import forecast
+
+    assert dir(forecast) == ["compose", "list_runs", "load_prices", "load_run"]
+    with pytest.raises(AttributeError, match="nope"):
+        forecast.nope  # noqa: B018
