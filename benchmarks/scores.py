@@ -1,6 +1,6 @@
 """Test scores of the defaults: mean and spread over five seeds, beside the naive baselines.
 
-    python benchmarks/scores.py            # writes benchmarks/scores.md from the runs' metrics.json
+    python benchmarks/scores.py            # writes benchmarks/scores.md and the README's table
 
 Every number comes from a finished run folder; a second call only reads. The defaults were chosen
 by `benchmarks/defaults.py`, on data that end before the first test origin.
@@ -21,6 +21,7 @@ SEEDS = range(5)
 CELLS = ("lstm", "gru", "rnn")
 HERE = Path(__file__).parent
 COMMAND = "python benchmarks/scores.py"
+BEGIN, END = "<!-- scores: made by python benchmarks/scores.py -->", "<!-- /scores -->"
 # DESIGN: what the issue asked for, crps at each horizon.
 ASKED = {
     ("lstm", "1, 5, 20"): (0.9873, 2.231, 4.545),
@@ -54,12 +55,14 @@ def row(name: str, horizons: str, values: np.ndarray, asked: tuple[float, ...] =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--outputs", default="outputs", help="folder of the run folders")
     options = parser.parse_args()
     lines = [
-        f"Test `crps`, percent; mean ± standard deviation over seeds 0 … {len(SEEDS) - 1}, ensembles "
-        f"of 3. In brackets: what was asked for. Made by `{COMMAND}`.",
+        f"Test `crps`, percent; mean ± standard deviation over seeds 0 … {len(SEEDS) - 1}, "
+        f"ensembles of 3. In brackets: what was asked for. Made by `{COMMAND}`.",
         "",
         "| model | horizons trained | 1 session | 5 sessions | 20 sessions |",
         "|---|---|---|---|---|",
@@ -75,13 +78,18 @@ def main() -> None:
             seconds[cell, horizons] = np.mean([run.timing["fit_seconds"] for run in finished])
             if horizons != "1":
                 for name in ("historical", "ewma_normal", "ewma_t"):
-                    baselines[name] = np.array([[scores[0][name][h]["crps"] for h in ("1", "5", "20")]])
+                    baselines[name] = np.array(
+                        [[scores[0][name][h]["crps"] for h in ("1", "5", "20")]]
+                    )
     lines += [row(f"`{name}`", "", values) for name, values in baselines.items()]
     lines += ["", "Seconds of fitting an ensemble of 3 on two cores, mean over seeds: " + ", ".join(
         f"`{cell}` [{h}] {s:.0f}" for (cell, h), s in seconds.items()
     ) + "."]  # fmt: skip
     text = "\n".join(lines) + "\n"
     (HERE / "scores.md").write_text(text, encoding="utf-8")
+    readme = HERE.parent / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
     print(text)
 
 

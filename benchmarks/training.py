@@ -122,7 +122,9 @@ def ready(datamodule: PriceDataModule, steps: int) -> list[Batch]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=60, help="batches of a turn")
     parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()

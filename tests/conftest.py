@@ -26,7 +26,9 @@ BARS = ("open", "high", "low", "volume")
 
 
 def weekdays(count: int, first: str = "2020-01-06") -> np.ndarray:
-    return np.busday_offset(first, np.arange(count), roll="forward").astype("datetime64[s]")
+    return np.busday_offset(np.datetime64(first), np.arange(count), roll="forward").astype(
+        "datetime64[s]"
+    )
 
 
 def _prices_of(
@@ -71,7 +73,8 @@ def _random_prices(
     """Random walks with missing sessions, long halts, late listings and early ends."""
     rng = np.random.default_rng(seed)
     dates = weekdays(sessions, first)
-    close, columns = {}, {name: {} for name in BARS if bars}
+    close: dict[str, np.ndarray] = {}
+    columns: dict[str, dict[str, np.ndarray]] = {name: {} for name in BARS if bars}
     for s in range(symbols):
         shape = rng.uniform(0.5, 3) * rng.standard_t(4, sessions) * (rng.random(sessions) > 0.1)
         price = 50 * np.exp(np.cumsum(shape) / 100)
@@ -91,7 +94,7 @@ def _random_prices(
             columns["high"][f"S{s}"] = np.maximum(price, opening) * spread[0]
             columns["low"][f"S{s}"] = np.minimum(price, opening) / spread[1]
             columns["volume"][f"S{s}"] = np.floor(rng.lognormal(3, 2, sessions))
-    return _prices_of(close, dates=dates, calendar=calendar, **columns)
+    return _prices_of(close, dates=dates, calendar=calendar, **columns)  # type: ignore[arg-type]
 
 
 def _cut(prices: Prices, date: np.datetime64) -> Prices:

@@ -142,7 +142,8 @@ def test_a_choice_is_named_as_the_thing_it_chooses(group: str, choice: str) -> N
     assert section.get("cell", section.get("name")) == choice
 
 
-def test_the_usual_run_is_one_that_anybody_can_make() -> None:
+def test_the_usual_run_is_one_that_anybody_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORECAST_OUTPUTS", raising=False)
     config = plain(compose("train"))
     assert config["trainer"]["accelerator"] == "auto"
     assert config["logger"] == {"name": "csv"}

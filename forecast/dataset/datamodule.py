@@ -140,14 +140,15 @@ class PriceDataModule(pl.LightningDataModule):
         return min(-(-self.windows.most // self.task.batch), self.windows.fewest)
 
     def train_dataloader(self) -> TrainingBatches:
-        assert self.trainer is not None
+        trainer = self.trainer
+        assert trainer is not None
         return TrainingBatches(
             self.windows,
             self.tensors(self._device()),
             steps=self.steps,
             seed=self.seed,
             member=self.member,
-            steps_done=lambda: self.trainer.global_step,
+            steps_done=lambda: trainer.global_step,
         )
 
     def val_dataloader(self) -> CarriedPass:

@@ -284,7 +284,7 @@ def join(covariate: Covariate, symbol: str, date_N: np.ndarray) -> list[np.ndarr
     if "symbol" in frame:
         # Rows are sorted by symbol; comparing all of them for each symbol would be quadratic.
         codes = frame["symbol"].cat.codes.to_numpy()
-        code = codes.dtype.type(frame["symbol"].cat.categories.get_indexer([symbol])[0])
+        code = codes.dtype.type(frame["symbol"].cat.categories.get_indexer(pd.Index([symbol]))[0])
         rows_of = [int(np.searchsorted(codes, code, side)) for side in ("left", "right")]
         frame = frame.iloc[slice(*rows_of)]
     known = frame["known"].to_numpy().astype("datetime64[D]")

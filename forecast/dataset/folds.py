@@ -13,6 +13,7 @@ returns of the range that is to judge the fit.
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,19 +46,34 @@ class Fold:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Rows `low[s]:high[s]` of each symbol, both of shape (S,); empty where low ≥ high."""
+    """Rows `low[s]:high[s]` of each symbol, both of shape (S,); empty where low ≥ high.
+
+    `entry` is the day of row `low[s]`, by which symbols are ordered; None is the panel's order.
+    """
 
     low: np.ndarray
     high: np.ndarray
+    entry: np.ndarray | None = None
 
     @property
     def rows(self) -> int:
         return int(np.maximum(self.high - self.low, 0).sum())
 
+    def ordered(self, symbols: np.ndarray) -> np.ndarray:
+        """Symbols in the order in which they enter the range.
+
+        What is worked on in this order keeps its place whoever is listed later, and with it its
+        bits: a product may round by the place of a row in the block.
+        """
+        symbols = np.sort(symbols)
+        if self.entry is None:
+            return symbols
+        return symbols[np.argsort(self.entry[symbols], kind="stable")]
+
     def blocks(self, size: int) -> list[np.ndarray]:
-        """Symbols with a row in the range, `size` at a time."""
-        chosen_S = np.flatnonzero(self.high > self.low)
-        return [chosen_S[i : i + size] for i in np.arange(0, len(chosen_S), size)]
+        """Symbols with a row in the range, `size` at a time as they enter it, each block sorted."""
+        chosen_S = self.ordered(np.flatnonzero(self.high > self.low))
+        return [np.sort(chosen_S[i : i + size]) for i in np.arange(0, len(chosen_S), size)]
 
 
 def make_fold(
@@ -83,7 +99,8 @@ def make_fold(
     total = len(dates)
     if isinstance(test, str):
         try:
-            first_test = int(np.searchsorted(dates, np.datetime64(test, "D")))
+            day = np.datetime64(datetime.date.fromisoformat(test), "D")  # numpy would take "today"
+            first_test = int(np.searchsorted(dates, day))
         except ValueError as error:
             raise ForecastError(
                 f"split.test={test!r} is neither a fraction nor a date. Write 0.2 or 2016-01-04."
@@ -135,10 +152,15 @@ def ranges(panel: Panel, fold: Fold, *, reach: int, warmup: int) -> dict[str, Ra
     stop = panel.offsets[1:]
     validation, test = panel.first_row(fold.validation), panel.first_row(fold.test)
     # Row i is known once row i + reach is: purging by date is a shift in the symbol's own rows.
-    return {
-        "train": Range(low=start, high=panel.first_row(fold.train_end) - reach),
-        "validation": Range(
-            low=np.maximum(validation, start), high=panel.first_row(fold.validation_end) - reach
+    bounds = {
+        "train": (start, panel.first_row(fold.train_end) - reach),
+        "validation": (
+            np.maximum(validation, start),
+            panel.first_row(fold.validation_end) - reach,
         ),
-        "test": Range(low=np.maximum(test, start), high=stop),
+        "test": (np.maximum(test, start), stop),
+    }
+    return {
+        part: Range(low=low, high=high, entry=panel.day[np.minimum(low, stop - 1)])
+        for part, (low, high) in bounds.items()
     }

@@ -206,9 +206,7 @@ def _union_calendar(prices: Prices) -> np.ndarray:
     return first + np.flatnonzero(present).astype("timedelta64[D]")
 
 
-def _gaps(
-    date_N: np.ndarray, calendar: str | None, union: np.ndarray, max_gap: int
-) -> np.ndarray:
+def _gaps(date_N: np.ndarray, calendar: str | None, union: np.ndarray, max_gap: int) -> np.ndarray:
     """Rows before which more than `max_gap` exchange sessions are missing, shape (n,) bool."""
     gap = np.zeros(len(date_N), bool)
     # As many calendar days as sessions at most: only the few wide steps need the exchange calendar.

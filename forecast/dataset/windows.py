@@ -220,9 +220,7 @@ class TrainingBatches:
         random = np.random.default_rng((self.seed, self.member, epoch))
         low_W, high_W, symbol_W = self.windows.tiles(int(random.integers(self.windows.stride)))
         for chosen in np.array_split(random.permutation(len(low_W)), self.steps):
-            yield self.windows.gather(
-                self.tensors, low_W[chosen], high_W[chosen], symbol_W[chosen]
-            )
+            yield self.windows.gather(self.tensors, low_W[chosen], high_W[chosen], symbol_W[chosen])
 
 
 class CarriedPass:
@@ -254,7 +252,8 @@ class CarriedPass:
         return sum(-(-self._sessions(block) // BLOCK_SESSIONS) for block in self.blocks)
 
     def __iter__(self) -> Iterator[CarriedBatch]:
-        for symbol_B in self.blocks:
+        for block in self.blocks:
+            symbol_B = self.range.ordered(block)
             filler = np.repeat(symbol_B[:1], BLOCK_SYMBOLS - len(symbol_B))
             full_B = np.concatenate([symbol_B, filler])
             real_B = np.arange(BLOCK_SYMBOLS) < len(symbol_B)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
@@ -138,7 +139,7 @@ class _True(Distribution):
             [np.concatenate([getattr(p, name) for p in parts]) for parts in self._parts], axis=1
         )
 
-    def _at(self, name: str, y: np.ndarray) -> np.ndarray | None:
+    def _at(self, name: str, y: ArrayLike) -> np.ndarray | None:
         """A function of the percent return, null at horizons where it has no closed form."""
         percent = np.asarray(y).reshape(self._unit.shape) * self._unit
         result = np.full(percent.shape, np.nan)
@@ -150,11 +151,11 @@ class _True(Distribution):
                     result[low:high, h] = function(percent[low:high, h])
         return None if np.isnan(result).all() else result
 
-    def nll(self, y: np.ndarray) -> np.ndarray | None:
+    def nll(self, y: ArrayLike) -> np.ndarray | None:
         value = self._at("nll", y)
         return None if value is None else (value - np.log(self._unit)).reshape(-1)
 
-    def pit(self, y: np.ndarray) -> np.ndarray | None:
+    def pit(self, y: ArrayLike) -> np.ndarray | None:
         value = self._at("pit", y)
         return None if value is None else value.reshape(-1)
 
@@ -190,9 +191,7 @@ def make_baselines(
 ) -> dict[str, Baseline]:
     """The naive baselines of a part, fit, and the truth where the data are simulated."""
     fit = fit_range(ranges, part)
-    result: dict[str, Baseline] = {
-        name: make(panel, task, fit) for name, make in BASELINES.items()
-    }
+    result: dict[str, Baseline] = {name: make(panel, task, fit) for name, make in BASELINES.items()}
     if truth is not None:
         result["truth"] = TrueProcess(truth)
     return result

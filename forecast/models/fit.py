@@ -212,13 +212,16 @@ def fit_member(
     )
     module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
     datamodule.member = member
-    keeper = ModelCheckpoint(
-        dirpath=checkpoints,
-        filename="best",
-        monitor="validation_loss",
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+    # Two, since Lightning's save_last saves no epoch that is not among the best.
+    keeper, latest = (
+        ModelCheckpoint(
+            dirpath=checkpoints,
+            filename=name,
+            monitor=monitor,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        for name, monitor in (("best", "validation_loss"), ("last", None))
     )
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -228,7 +231,7 @@ def fit_member(
         max_epochs=options.max_epochs,
         gradient_clip_val=optimizer["clip"],
         detect_anomaly=options.detect_anomaly,
-        callbacks=[history, stopper, keeper],
+        callbacks=[history, stopper, keeper, latest],
         plugins=[AtomicCheckpoints()],
         logger=logger,
         default_root_dir=folder,

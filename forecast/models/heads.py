@@ -165,7 +165,8 @@ class QuantileHead:
         step = np.maximum(np.diff(quantiles), 1e-3)
         normal = np.diff(special.ndtri(LEVELS))
         raw = np.log(np.expm1(step)) - np.log(np.expm1(normal))
-        return [*raw[: self._median], quantiles[self._median] / _MEAN_RATE, *raw[self._median :]]
+        middle = quantiles[self._median] / _MEAN_RATE
+        return [float(x) for x in (*raw[: self._median], middle, *raw[self._median :])]
 
 
 class PointHead:

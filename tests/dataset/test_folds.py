@@ -15,7 +15,7 @@ from forecast.dataset.panel import Panel
 
 RandomPanel = Callable[..., Panel]
 seeds = st.integers(0, 10_000)
-DATES = np.busday_offset("2020-01-06", np.arange(100)).astype("datetime64[D]")
+DATES = np.busday_offset(np.datetime64("2020-01-06"), np.arange(100)).astype("datetime64[D]")
 
 
 @st.composite

@@ -72,7 +72,9 @@ def test_a_panel_of_what_was_known_is_the_beginning_of_the_whole_panel(
     prices = random_prices(seed, symbols=7, bars=True)
     rng = np.random.default_rng(seed)
     day = np.arange("2019-12-30", "2020-04-20", dtype="datetime64[D]").astype("datetime64[s]")
-    told = pd.DataFrame({"known": day, "vix": rng.normal(size=len(day))})[rng.random(len(day)) < 0.5]
+    told = pd.DataFrame({"known": day, "vix": rng.normal(size=len(day))})[
+        rng.random(len(day)) < 0.5
+    ]
     vix = Covariate(
         name="vix.csv", frame=told.reset_index(drop=True), columns=("vix",), lag=1, max_age=2
     )
@@ -123,7 +125,9 @@ def test_gaps_are_counted_in_sessions_of_the_exchange_where_it_is_known(
 ) -> None:
     import exchange_calendars
 
-    sessions = exchange_calendars.get_calendar("XNYS", start="2001-01-01", end="2002-01-01").sessions
+    sessions = exchange_calendars.get_calendar(
+        "XNYS", start="2001-01-01", end="2002-01-01"
+    ).sessions
     days = sessions.to_numpy().astype("datetime64[D]")
     prices = random_prices(
         seed, symbols=2, missing=0.15, halts=2, calendar="XNYS", first="2001-08-01"
@@ -140,7 +144,7 @@ def around(prices_of: PricesOf, missing: slice, **options: object) -> Panel:
     price = np.linspace(10, 12, 40)
     hole = price.copy()
     hole[missing] = np.nan
-    dates = np.busday_offset("2001-09-03", np.arange(40), roll="forward")
+    dates = np.busday_offset(np.datetime64("2001-09-03"), np.arange(40), roll="forward")
     return plain_panel(prices_of({"S0": hole}, dates=dates, **options), max_gap=0)
 
 
@@ -172,7 +176,7 @@ def test_gaps_before_and_beyond_what_an_exchange_calendar_knows_are_counted_in_w
     for first in ("1985-02-01", "1996-11-25"):
         price = np.full(60, 10.0)
         price[5:17], price[40:52] = np.nan, np.nan
-        dates = np.busday_offset(first, np.arange(60), roll="forward")
+        dates = np.busday_offset(np.datetime64(first), np.arange(60), roll="forward")
         prices = prices_of({"A": price}, dates=dates, calendar="XTKS")
         assert plain_panel(prices, 11).gaps.max() == 2
         assert plain_panel(prices, 12).gaps.max() == 0
@@ -197,7 +201,9 @@ def test_a_symbol_without_an_exchange_is_measured_by_the_union(prices_of: Prices
 
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, day=st.integers(-5, 110))
-def test_the_first_row_on_or_after_a_date(random_panel: Callable[..., Panel], seed: int, day: int) -> None:
+def test_the_first_row_on_or_after_a_date(
+    random_panel: Callable[..., Panel], seed: int, day: int
+) -> None:
     panel = random_panel(seed)
     date = np.datetime64("2020-01-06") + day
     expected = []

@@ -97,7 +97,11 @@ def test_a_table_is_scored_on_the_targets_that_the_network_is_trained_on(
 def stated(count: int, kind: str) -> Distribution:
     """Any distributions, in scaled units."""
     rng = np.random.default_rng(0)
-    mu, sigma, df = rng.normal(0, 0.3, count), rng.uniform(0.5, 2, count), rng.uniform(2.5, 9, count)
+    mu, sigma, df = (
+        rng.normal(0, 0.3, count),
+        rng.uniform(0.5, 2, count),
+        rng.uniform(2.5, 9, count),
+    )
     if kind == "gaussian":
         return Gaussian(mu=mu, sigma=sigma)
     if kind == "student_t":

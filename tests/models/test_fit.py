@@ -1,0 +1,400 @@
+"""Training a member: its best epoch is kept, and it resumes as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+
+from forecast.config import ForecastError
+from forecast.dataset.datamodule import Task
+from forecast.dataset.windows import CarriedPass
+from forecast.models.ensemble import load_ensemble
+from forecast.models.fit import (
+    TrainerOptions,
+    best_checkpoint,
+    read_checkpoint,
+    resolve_device,
+)
+from forecast.models.forecaster import Forecaster
+from forecast.models.pipeline import fit_ensemble, make_datamodule
+from forecast.prices.frame import Prices
+
+Fit = Callable[..., list[str]]
+TASK = Task(horizons=(1, 5), length=60, warmup=25, batch=8)
+# All that makes a resume hard: state of the optimiser, the schedule, dropout, two layers.
+HARD = [
+    "model.layers=2", "model.dropout=0.3", "model.input_dropout=0.2", "ensemble=2",
+    "optimizer.schedule=cosine", "optimizer.warmup_steps=4", "trainer.max_epochs=3",
+    "window.batch=16",
+]  # fmt: skip
+
+
+@pytest.fixture
+def fit(config: Any, prices: Prices) -> Fit:
+    """Train the tiny configuration into a folder; the lines that were said."""
+
+    def fit(folder: Path, *overrides: str, **options: Any) -> list[str]:
+        said: list[str] = []
+        chosen = config(*overrides)
+        fit_ensemble(chosen, make_datamodule(chosen, prices), folder, say=said.append, **options)
+        return said
+
+    return fit
+
+
+def history(folder: Path) -> pd.DataFrame:
+    """What happened, but for the time it took."""
+    return pd.read_csv(folder / "history.csv").drop(columns="seconds")
+
+
+def weights(folder: Path, member: int = 0) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = read_checkpoint(best_checkpoint(folder, member))["state_dict"]
+    return state
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ----------------------------------------------------------------------------- best epoch
+
+
+def test_the_weights_that_are_kept_are_those_of_the_best_epoch(
+    fit: Fit, config: Any, prices: Prices, tmp_path: Path
+) -> None:
+    overrides = ["optimizer.lr=0.2", "trainer.max_epochs=12", "trainer.patience=2"]
+    (line,) = fit(tmp_path, *overrides)
+    losses = history(tmp_path)["validation_loss"]
+    best = int(losses.idxmin())
+    assert best < len(losses) - 1, "the last epoch should not be the best for this test"
+    assert len(losses) == best + 1 + 2, "training goes on for `patience` epochs and no longer"
+    assert f"in epoch {best + 1} of {len(losses)}" in line
+
+    datamodule = make_datamodule(config(*overrides), prices)
+    ensemble = load_ensemble(tmp_path, members=1, task=datamodule.task)
+    hyper = read_checkpoint(best_checkpoint(tmp_path, 0))["hyper_parameters"]
+    module = Forecaster(**hyper)
+    module.network = ensemble.networks[0]
+    module.on_validation_epoch_start()
+    tensors = datamodule.tensors("cpu")
+    with torch.no_grad():
+        for step in CarriedPass(datamodule.ranges["validation"], datamodule.panel.offsets, tensors):
+            module.validation_step(step, 0)
+    again = (module._sums[0] / module._sums[1]).item()
+    assert again == pytest.approx(losses[best], rel=1e-7)
+
+
+def test_history_has_a_row_for_every_epoch_of_every_member(
+    fit: Fit, config: Any, prices: Prices, tmp_path: Path
+) -> None:
+    said = fit(tmp_path, "ensemble=2", "optimizer.schedule=linear", "optimizer.lr=0.01")
+    table = history(tmp_path)
+    steps = make_datamodule(config(), prices).steps
+    assert steps > 1
+    assert list(table["member"]) == [0, 0, 0, 1, 1, 1]
+    assert list(table["epoch"]) == [1, 2, 3] * 2
+    assert list(table["step"]) == [steps, 2 * steps, 3 * steps] * 2
+    assert np.isfinite(table[["train_loss", "validation_loss"]]).all(axis=None)
+    assert table["learning_rate"].to_numpy() == pytest.approx([0.02 / 3, 0.01 / 3, 0] * 2)
+    assert [line.split(":")[0] for line in said] == ["member 1", "member 2"]
+
+
+def test_members_differ_in_their_seed_alone(fit: Fit, tmp_path: Path) -> None:
+    fit(tmp_path, "ensemble=2")
+    first, second = (read_checkpoint(best_checkpoint(tmp_path, m)) for m in (0, 1))
+    assert not same(weights(tmp_path, 0), weights(tmp_path, 1))
+    differing = {
+        key
+        for key, value in first["hyper_parameters"].items()
+        if value != second["hyper_parameters"][key]
+    }
+    assert differing == {"member"}
+
+
+def test_a_loss_that_is_no_number_is_refused_with_the_remedy(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(self: Forecaster, batch: Any, index: int) -> None:
+        self._sums += torch.nan
+
+    monkeypatch.setattr(Forecaster, "validation_step", nothing)
+    for _ in range(2):  # also when the same command is given again
+        with pytest.raises(ForecastError, match=r"member 1: .* became nan\. Lower optimizer\.lr"):
+            fit(tmp_path)
+
+
+# --------------------------------------------------------------------------------- resume
+
+
+class Killed(BaseException):
+    """Stands for an end that nothing in the package may catch."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Raise once before a training step of a member."""
+    original = Forecaster.training_step
+
+    def stop_at(member: int, step: int, error: type[BaseException] = Killed) -> None:
+        def training_step(self: Forecaster, batch: Any, index: int) -> torch.Tensor:
+            if (self.member, self.global_step) == (member, step):
+                monkeypatch.setattr(Forecaster, "training_step", original)
+                raise error
+            return original(self, batch, index)
+
+        monkeypatch.setattr(Forecaster, "training_step", training_step)
+
+    return stop_at
+
+
+def test_stopped_at_every_step_training_ends_as_if_it_never_had_been(
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(whole, *HARD)
+    last_steps = history(whole).groupby("member")["step"].max()
+    for member, steps in last_steps.items():
+        for step in range(steps):
+            stop_at(member, step)
+            with pytest.raises(Killed):
+                fit(broken, *HARD)
+    fit(broken, *HARD)
+    pd.testing.assert_frame_equal(history(broken), history(whole), check_exact=True)
+    for member in (0, 1):
+        assert same(weights(broken, member), weights(whole, member))
+
+
+def test_a_checkpoint_is_the_old_one_or_the_new_one(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    fit(whole)
+    save, count = torch.save, 0
+
+    def torn(state: Any, path: Any, *args: Any, **options: Any) -> None:
+        nonlocal count
+        count += 1
+        save(state, path, *args, **options)
+        if count == 3:  # the second epoch's
+            os.truncate(path, 100)
+            raise Killed
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(Killed):
+        fit(broken)
+    for name in ("best.ckpt", "last.ckpt"):
+        read_checkpoint(best_checkpoint(broken, 0).with_name(name))
+    fit(broken)
+    assert same(weights(broken), weights(whole))
+    kept = {p.name for p in best_checkpoint(broken, 0).parent.iterdir()}
+    assert kept == {"best.ckpt", "last.ckpt"}
+
+
+def test_ctrl_c_is_ctrl_c_and_the_next_one_is_heard_too(
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    stop_at(0, 2, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(fit(tmp_path)) == 1
+
+
+def test_a_finished_member_is_not_trained_again_wherever_it_lies(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(fit(tmp_path / "here", "ensemble=2")) == 2
+    (tmp_path / "here").rename(tmp_path / "there")
+
+    def never(*_: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Forecaster, "training_step", never)
+    assert fit(tmp_path / "there", "ensemble=2") == []
+
+
+def test_a_member_interrupted_elsewhere_ends_in_the_same_bytes(
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    fit(tmp_path / "whole", *HARD)
+    steps = int(history(tmp_path / "whole")["step"].min())
+    stop_at(1, 2 * steps)
+    with pytest.raises(Killed):
+        fit(tmp_path / "here", *HARD)
+    (tmp_path / "here").rename(tmp_path / "there")
+    fit(tmp_path / "there", *HARD)
+    assert history(tmp_path / "there").equals(history(tmp_path / "whole"))
+    assert same(weights(tmp_path / "there", 1), weights(tmp_path / "whole", 1))
+
+
+def test_a_torn_row_of_history_is_cut_and_written_again(
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    fit(tmp_path / "whole")
+    steps = int(history(tmp_path / "whole")["step"].min())
+    stop_at(0, steps + 1)
+    with pytest.raises(Killed):
+        fit(tmp_path / "broken")
+    with open(tmp_path / "broken" / "history.csv", "a") as file:
+        file.write(f"0,2,{2 * steps},1.23")
+    fit(tmp_path / "broken")
+    assert history(tmp_path / "broken").equals(history(tmp_path / "whole"))
+
+
+def test_early_stopping_counts_on_after_a_resume(
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    overrides = ["optimizer.lr=0.2", "trainer.max_epochs=12", "trainer.patience=2"]
+    fit(tmp_path / "whole", *overrides)
+    table = history(tmp_path / "whole")
+    stop_at(0, int(table["step"].iloc[-2]) + 1)
+    with pytest.raises(Killed):
+        fit(tmp_path / "broken", *overrides)
+    fit(tmp_path / "broken", *overrides)
+    assert history(tmp_path / "broken").equals(table)
+
+
+# ----------------------------------------------------------------------------- neighbours
+
+
+def test_training_leaves_everybodys_random_numbers_alone(fit: Fit, tmp_path: Path) -> None:
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    fit(tmp_path, *HARD)
+    load_ensemble(tmp_path, members=2, task=TASK)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert random.getstate() == before[2]
+
+
+def test_what_was_drawn_before_does_not_matter(fit: Fit, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    fit(tmp_path / "a", *HARD)
+    torch.manual_seed(2)
+    fit(tmp_path / "b", *HARD)
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+# ------------------------------------------------------------------------------- safety
+
+
+class Payload:
+    """Pickled, it would create a file when it is loaded."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("kind", ["torch", "pickle", "torn", "empty", "other"])
+def test_a_checkpoint_that_is_no_checkpoint_is_refused_and_nothing_runs(
+    fit: Fit, tmp_path: Path, kind: str
+) -> None:
+    marker, run = tmp_path / "executed", tmp_path / "run"
+    fit(run)
+    for name in ("best.ckpt", "last.ckpt"):
+        path = best_checkpoint(run, 0).with_name(name)
+        if kind == "torch":
+            torch.save({"state_dict": Payload(marker), "hyper_parameters": {}}, path)
+        elif kind == "pickle":
+            path.write_bytes(pickle.dumps(Payload(marker)))
+        elif kind == "other":
+            torch.save([1, 2, 3], path)
+        else:
+            os.truncate(path, 0 if kind == "empty" else 1000)
+    for use in (
+        lambda: fit(run),
+        lambda: load_ensemble(run, members=1, task=TASK),
+    ):
+        with pytest.raises(ForecastError, match="not loaded. Repeat the run with force") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+    assert not marker.exists()
+
+
+def test_checkpoints_hold_primitives_and_tensors_alone(fit: Fit, tmp_path: Path) -> None:
+    fit(tmp_path)
+
+    def walk(value: Any, where: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{where}.{key}")
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                walk(inner, where)
+        else:
+            allowed = (str, int, float, bool, torch.Tensor, type(None))
+            assert isinstance(value, allowed), f"{where}: {type(value)}"
+
+    walk(read_checkpoint(best_checkpoint(tmp_path, 0))["hyper_parameters"], "hyper_parameters")
+
+
+# ------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"accelerator": "tpu"}, "trainer.accelerator='tpu'"),
+        ({"max_epochs": 0}, "trainer.max_epochs=0"),
+        ({"patience": 0}, "trainer.patience=0"),
+    ],
+)
+def test_wrong_options_of_the_trainer_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ForecastError, match=said):
+        TrainerOptions(**{"accelerator": "cpu", "max_epochs": 1, "patience": 1, **changes})
+
+
+def test_the_device_is_what_the_accelerator_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("cpu") == resolve_device("auto") == "cpu"
+    with pytest.raises(ForecastError, match="trainer=gpu: torch sees no GPU here"):
+        resolve_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
+    assert resolve_device("auto") == resolve_device("gpu") == "cuda Some GPU"
+    assert resolve_device("cpu") == "cpu"
+
+
+def test_auto_trains_where_the_id_says_it_does(
+    config: Any, prices: Prices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's own `auto` would take an accelerator that the name of the run knows nothing of."""
+    import pytorch_lightning as pl
+
+    asked: list[Any] = []
+    make = pl.Trainer.__init__
+
+    def spy(self: pl.Trainer, **options: Any) -> None:
+        asked.append(options["accelerator"])
+        make(self, **options)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(pl.Trainer, "__init__", spy)
+    chosen = config("trainer=auto", "trainer.max_epochs=1")
+    fit_ensemble(chosen, make_datamodule(chosen, prices), tmp_path, say=lambda line: None)
+    assert asked == ["cpu"]
+
+
+def test_lightnings_early_stopping_is_where_we_read_it(
+    fit: Fit, tmp_path: Path
+) -> None:
+    """`_finished` reads Lightning's own state; this fails if a new version renames it."""
+    fit(tmp_path)
+    state = read_checkpoint(best_checkpoint(tmp_path, 0).with_name("last.ckpt"))
+    (key,) = (k for k in state["callbacks"] if k.startswith(EarlyStopping.__name__))
+    assert "wait_count" in state["callbacks"][key]

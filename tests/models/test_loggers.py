@@ -1,0 +1,90 @@
+"""Loggers by name: an extra that is absent, or an option that is unknown, is told in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from forecast.config import ForecastError
+from forecast.models import loggers
+from forecast.models.fit import best_checkpoint, read_checkpoint
+from forecast.models.loggers import check_logger, make_logger
+from forecast.models.pipeline import fit_ensemble, make_datamodule
+from forecast.prices.frame import Prices
+
+MLFLOW = {"name": "mlflow", "tracking_uri": None, "experiment_name": "forecast"}
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether extras are there."""
+
+    def installed(there: bool) -> None:
+        spec = object() if there else None
+        monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: spec)
+
+    return installed
+
+
+def test_the_csv_logger_is_none_of_lightnings(tmp_path: Path) -> None:
+    assert make_logger({"name": "csv"}, tmp_path, 0) is False
+
+
+@pytest.mark.parametrize("options", [{"name": "tensorboard"}, MLFLOW])
+def test_a_missing_extra_is_one_line_with_the_command(
+    options: dict[str, Any], installed: Callable[[bool], None]
+) -> None:
+    installed(False)
+    name = options["name"]
+    with pytest.raises(ForecastError) as caught:
+        check_logger(options)
+    assert str(caught.value) == (
+        f"logger={name} is not installed: pip install 'forecast[{name}]', or use logger=csv."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "wandb"}, "logger.name='wandb' is unknown: choose csv, tensorboard, mlflow"),
+        ({}, "logger.name=None is unknown"),
+        ({"name": "csv", "path": "x"}, "logger.path is unknown"),
+        ({"name": "mlflow"}, "logger.tracking_uri is missing"),
+        ({**MLFLOW, "experiment_name": 3}, "logger.experiment_name=3 is not text"),
+    ],
+)
+def test_an_unknown_logger_or_option_is_refused(
+    options: dict[str, Any], said: str, installed: Callable[[bool], None]
+) -> None:
+    installed(True)
+    with pytest.raises(ForecastError, match=said):
+        check_logger(options)
+
+
+def test_checking_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_logger({"name": "csv"})
+    if importlib.util.find_spec("tensorboard"):
+        check_logger({"name": "tensorboard"})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs the extra")
+def test_tensorboard_files_lie_in_the_run_folder_and_change_no_bit(
+    config: Any, prices: Prices, tmp_path: Path
+) -> None:
+    weights = []
+    for name in ("csv", "tensorboard"):
+        chosen = config(f"logger={name}", "trainer.max_epochs=2")
+        folder = tmp_path / name
+        fit_ensemble(chosen, make_datamodule(chosen, prices), folder, say=lambda line: None)
+        weights.append(read_checkpoint(best_checkpoint(folder, 0))["state_dict"])
+    events = list((tmp_path / "tensorboard" / "tensorboard" / "member-0").glob("events*"))
+    assert len(events) == 1
+    assert events[0].stat().st_size > 100
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
