@@ -49,15 +49,10 @@ def config_dir() -> Path:
     raise ForecastError(f"no conf/train.yaml in {package} or beside it: install the package again.")
 
 
-def search_path(overrides: Sequence[str]) -> list[str]:
-    """Overrides, with the caller's own `./conf` added to Hydra's search path where there is one."""
+def own_conf() -> Path | None:
+    """The caller's own `./conf`, searched after the shipped one; None where there is none."""
     own = Path("conf").resolve()
-    if any(o.startswith("hydra.searchpath=") for o in overrides):
-        return list(overrides)
-    if not own.is_dir() or own == config_dir().resolve():
-        return list(overrides)
-    quoted = str(own).replace("\\", "\\\\").replace("'", "\\'")
-    return [*overrides, f"hydra.searchpath=['file://{quoted}']"]
+    return own if own.is_dir() and own != config_dir().resolve() else None
 
 
 def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
@@ -80,11 +75,15 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    own, more = own_conf(), []
+    if own is not None and not any(o.startswith("hydra.searchpath=") for o in overrides):
+        quoted = str(own).replace("\\", "\\\\").replace("'", "\\'")
+        more = [f"hydra.searchpath=['file://{quoted}']"]
     before = GlobalHydra.instance().hydra  # a notebook may be inside a Hydra job of its own
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return hydra.compose(name, overrides=search_path(overrides))
+            return hydra.compose(name, overrides=[*overrides, *more])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ForecastError(one_line(error)) from error
     finally:
@@ -317,7 +316,9 @@ def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
                 raise Told from error
 
         try:
-            sys.argv[1:] = search_path(sys.argv[1:])
+            own = own_conf()
+            if own is not None and not any(a.startswith(("--config-dir", "-cd")) for a in sys.argv):
+                sys.argv.append(f"--config-dir={own}")
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
         except KeyboardInterrupt:
             print("interrupted: the same command continues where this one stopped", file=sys.stderr)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,13 +88,12 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     config = plain(cfg)
     _check_sections(config)
     settings = instantiate({k: v for k, v in config.items() if k not in SECTIONS}, "", Settings)
-    _set_threads(settings.threads)
     device = check_options(config)
     prices = load_prices(config["data"])
     run = Run(Path(settings.outputs) / run_name(config, data=prices.sha256, device=device))
     for symbol, reason in prices.left_out:
         print(f"{symbol} is left out: {reason}")
-    with run.lock():
+    with run.lock(), _threads(settings.threads):
         if settings.force:
             run.clear()
         missing = [part for part in settings.parts if part not in run.parts]
@@ -158,11 +158,17 @@ def _check_sections(config: Mapping[str, Any]) -> None:
             )
 
 
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch use as many threads on the CPU, and afterwards as many as before."""
+    import torch
 
-        torch.set_num_threads(threads)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _facts(datamodule: PriceDataModule, prices: Prices) -> dict[str, Any]:

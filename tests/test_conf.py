@@ -91,7 +91,9 @@ def test_every_key_is_listed_as_in_or_out_of_the_id() -> None:
 
 @pytest.mark.parametrize("group", ["features", "model", "trainer"])
 def test_the_choices_of_a_group_have_the_same_keys(group: str) -> None:
-    keys = {choice: {k for k, _ in leaves(config_of(group, choice)[group])} for choice in CHOICES[group]}
+    keys = {
+        choice: {k for k, _ in leaves(config_of(group, choice)[group])} for choice in CHOICES[group]
+    }
     assert len({frozenset(found) for found in keys.values()}) == 1, keys
 
 

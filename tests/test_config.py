@@ -153,7 +153,9 @@ def test_wrong_options_are_refused_by_name_and_type(options: dict[str, Any], sai
 
 
 def test_right_options_reach_the_constructor() -> None:
-    made = instantiate({"count": 2, "rate": 1, "many": [1, 2], "anything": object()}, "part", target)
+    made = instantiate(
+        {"count": 2, "rate": 1, "many": [1, 2], "anything": object()}, "part", target
+    )
     assert made == {"count": 2, "rate": 1, "many": [1, 2], "flag": False}
 
 
@@ -231,9 +233,7 @@ def call(
     handlers, level = list(root.handlers), root.level
     monkeypatch.chdir(tmp_path)
 
-    def call(
-        command: Callable[..., Any], *typed: str, full: str = "0"
-    ) -> tuple[int, list[str]]:
+    def call(command: Callable[..., Any], *typed: str, full: str = "0") -> tuple[int, list[str]]:
         monkeypatch.setenv("HYDRA_FULL_ERROR", full)
         monkeypatch.setattr(sys, "argv", ["train", *typed])
         status = 0
@@ -324,7 +324,9 @@ HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "plotly", "yfinance",
     ids=["import forecast", "--help"],
 )
 def test_a_first_look_loads_nothing_heavy(program: str) -> None:
-    probe = f"{program}\nimport sys\nprint(*(m for m in {HEAVY} if m in sys.modules), file=sys.stderr)"
+    probe = (
+        f"{program}\nimport sys\nprint(*(m for m in {HEAVY} if m in sys.modules), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stderr.split() == []
 

@@ -109,7 +109,11 @@ def test_damaged_metrics_are_said_to_be_damaged(make: Callable[..., Run], conten
 @pytest.mark.parametrize("name", ["config.yaml", "overrides.yaml"])
 @pytest.mark.parametrize(
     "payload",
-    ["!!python/object/apply:os.system ['touch {marker}']", "a: [1, 2", "a: !!python/name:os.system x"],
+    [
+        "!!python/object/apply:os.system ['touch {marker}']",
+        "a: [1, 2",
+        "a: !!python/name:os.system x",
+    ],
 )
 def test_yaml_that_would_run_code_is_refused_and_nothing_runs(
     make: Callable[..., Run], tmp_path: Path, name: str, payload: str

@@ -128,7 +128,7 @@ def check_truncation(
         )
     return _first_difference(
         {str(c): tables[0][c].to_numpy() for c in tables[0]},
-        {str(c): tables[1][c].to_numpy() for c in tables[0]},
+        {str(c): tables[1][c].to_numpy() for c in tables[1]},
         lambda i: str(tables[0].index[i]),
     )
 
@@ -150,17 +150,17 @@ def check_perturbation(
         The first test origin; nothing at or after it may matter.
     """
     full, changed = fit(prices), fit(perturb(prices, first, seed=seed))
-    if set(full) != set(changed):
-        name = sorted(set(full) ^ set(changed))[0]
-        return Finding(where=name, full=name in full, cut=name in changed, count=1)
     return _first_difference(full, changed, lambda i: f"element {i}")
 
 
 def _first_difference(
     full: Mapping[str, np.ndarray], cut: Mapping[str, np.ndarray], place: Callable[[int], str]
 ) -> Finding | None:
-    found: list[Finding] = []
-    for name in full:
+    found = [
+        Finding(where=name, full=name in full, cut=name in cut, count=1)
+        for name in sorted(set(full) ^ set(cut))
+    ]
+    for name in sorted(set(full) & set(cut)):
         a, b = np.asarray(full[name]).ravel(), np.asarray(cut[name]).ravel()
         if a.shape != b.shape:
             found.append(Finding(where=f"{name}: shape", full=a.shape, cut=b.shape, count=1))

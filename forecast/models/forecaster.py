@@ -162,7 +162,12 @@ class Forecaster(pl.LightningModule):
         self.train_loss = torch.zeros((), device=self.device)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        torch.manual_seed(step_seed(self.seed, self.member, self.global_step))
+        # The device's own generator: torch.manual_seed would note a stack trace for every other one.
+        seed = step_seed(self.seed, self.member, self.global_step)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
         raw_BLHP, _ = self.network(batch.x_BLF, warmup=self.warmup)
         total, weight = self._loss_sums(raw_BLHP, batch, self.warmup)
         loss = total / weight.clamp(min=1)

@@ -32,7 +32,8 @@ class Network(nn.Module):
     hidden_size, layers : int
         Units of a layer; layers.
     dropout, input_dropout : float
-        Between and after layers; of the standardised features.
+        Between and after layers; of the standardised features. But for that between layers, one
+        mask holds for a whole window.
     skip : bool
         Also read out from the features of the session itself.
     bidirectional : bool
@@ -116,9 +117,31 @@ class Network(nn.Module):
         raw_BLHP : Tensor of shape (B, L − warmup, H, P)
         state : Tensor, or a pair of them (LSTM)
         """
-        x_BLF = self.input_dropout(self.standardise(x_BLF))
+        x_BLF = _same_at_every_session(self.input_dropout, self.standardise(x_BLF))
         hidden_BLU, state = self.recurrence(x_BLF, state)
-        raw = self.readout(self.output_dropout(hidden_BLU[:, warmup:]))
+        hidden_BLU = _same_at_every_session(self.output_dropout, hidden_BLU[:, warmup:])
+        raw = _linear(self.readout, hidden_BLU)
         if self.skip is not None:
-            raw = raw + self.skip(x_BLF[:, warmup:])
+            raw = raw + _linear(self.skip, x_BLF[:, warmup:])
         return raw.unflatten(-1, self.shape), state
+
+
+def _same_at_every_session(dropout: nn.Dropout, x_BLU: Tensor) -> Tensor:
+    """Dropout with one mask per window (Gal and Ghahramani 2016).
+
+    Masks that change at every session teach a recurrence to average over them, and to draw them
+    costs as much as the recurrence itself.
+    """
+    if not dropout.training or dropout.p == 0:
+        return x_BLU
+    return x_BLU * dropout(torch.ones_like(x_BLU[:, :1]))
+
+
+def _linear(layer: nn.Linear, x_BLU: Tensor) -> Tensor:
+    """A linear layer as one product per window.
+
+    As a single product over B·L rows its weight gradient is a long sum that the matrix library
+    splits by the number of threads, and so would the bits of a trained network.
+    """
+    y = torch.bmm(x_BLU, layer.weight.t().expand(len(x_BLU), -1, -1))
+    return y if layer.bias is None else y + layer.bias

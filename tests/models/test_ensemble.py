@@ -78,17 +78,20 @@ def test_parameters_are_the_members_mean_of_one_pass_over_each_history(
 def test_a_symbols_forecasts_do_not_depend_on_its_neighbours(
     trained: Callable[..., Trained], cell: str
 ) -> None:
-    """Bit for bit: which symbols a user asks for later must not change what is said of one."""
+    """Bit for bit on those that enter later; but for rounding on those a user leaves out."""
     ensemble, datamodule, _ = trained(f"model={cell}", "ensemble=3", "trainer.max_epochs=1")
     rows, panel, task = datamodule.ranges["test"], datamodule.panel, datamodule.task
+    # As if symbols entered in another order than that of their names.
+    rows = replace(rows, entry=np.array([5, 4, 3, 2, 1, 0]))
     tensors = datamodule.tensors("cpu")
     everybody = np.flatnonzero(rows.high > rows.low)
     whole = make_block(panel, task, rows, everybody)
     together = ensemble.parameters(whole, rows, tensors)
-    for few in (everybody[-1:], everybody[::2]):
+    for few, exactly in ((everybody[-2:], True), (everybody[:2], False), (everybody[::2], False)):
         block = make_block(panel, task, rows, few)
         alone = ensemble.parameters(block, rows, tensors)
-        assert (alone == together[np.isin(whole.symbol, few)]).all()
+        same = together[np.isin(whole.symbol, few)]
+        assert (alone == same).all() if exactly else alone == pytest.approx(same, abs=1e-5)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -116,7 +119,12 @@ def test_carried_and_windowed_agree_once_the_state_forgot_its_start(
 
     So the carried pass, O(rows), may stand for scoring a window for each origin, O(rows · window).
     """
-    overrides = [f"model={cell}", "model.hidden_size=8", "trainer.max_epochs=8", "trainer.patience=8"]
+    overrides = [
+        f"model={cell}",
+        "model.hidden_size=8",
+        "trainer.max_epochs=8",
+        "trainer.patience=8",
+    ]
     ensemble, datamodule, _ = trained(*overrides)
     panel, task, rows = datamodule.panel, datamodule.task, datamodule.ranges["test"]
     (network,), head = ensemble.networks, ensemble.head
@@ -173,7 +181,7 @@ def test_every_head_writes_a_valid_table_of_all_models_on_the_same_rows(
         assert own.loc[own["actual"].notna(), column].notna().all() == there, column
     if head == "quantile":
         inner = [c for c in table if c.startswith("q") and c not in ("q01", "q99")]
-        assert own["mean"].to_numpy() == pytest.approx(own[inner].mean(axis=1).to_numpy(), rel=1e-4)
+        assert own["mean"].to_numpy() == pytest.approx(own[inner].mean(axis=1), abs=1e-5)
 
 
 def test_loading_gives_the_weights_of_the_checkpoint_and_draws_no_random_numbers(
@@ -222,9 +230,7 @@ def test_a_forecast_at_an_origin_ignores_later_features(trained: Callable[..., T
     values[origin + 1 : panel.offsets[block.symbol[len(block.row) // 2] + 1]] += 3
     changed = replace(panel, values=values)
     other = PriceDataModule(changed, datamodule.fold, task, seed=0)
-    after = ensemble.parameters(
-        replace(block, panel=changed), rows, other.tensors("cpu")
-    )
+    after = ensemble.parameters(replace(block, panel=changed), rows, other.tensors("cpu"))
     same = (before == after).all(axis=(1, 2))
     assert same[block.row <= origin].all()
     assert not same.all()

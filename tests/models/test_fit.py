@@ -16,6 +16,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
+from forecast import load_prices
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import Task
 from forecast.dataset.windows import CarriedPass
@@ -287,6 +288,28 @@ def test_what_was_drawn_before_does_not_matter(fit: Fit, tmp_path: Path) -> None
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_the_number_of_threads_changes_no_bit_at_the_usual_size(
+    cell: str, config: Any, tmp_path: Path
+) -> None:
+    """Small sums are not split between threads; those of the usual network are long enough."""
+    chosen = config(
+        f"model={cell}", "data.n_symbols=20", "data.n_sessions=1200", "model.hidden_size=32",
+        "window.length=250", "window.warmup=40", "window.batch=64", "horizons=[1,5,20]",
+        "split.validation=250", "trainer.max_epochs=1", "model.input_dropout=0.1",
+    )  # fmt: skip
+    prices, before = load_prices(chosen["data"]), torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            datamodule = make_datamodule(chosen, prices)
+            fit_ensemble(chosen, datamodule, tmp_path / str(threads), say=lambda line: None)
+    finally:
+        torch.set_num_threads(before)
+    assert same(weights(tmp_path / "1"), weights(tmp_path / "2"))
+    assert history(tmp_path / "1").equals(history(tmp_path / "2"))
+
+
 # ------------------------------------------------------------------------------- safety
 
 
@@ -390,9 +413,7 @@ def test_auto_trains_where_the_id_says_it_does(
     assert asked == ["cpu"]
 
 
-def test_lightnings_early_stopping_is_where_we_read_it(
-    fit: Fit, tmp_path: Path
-) -> None:
+def test_lightnings_early_stopping_is_where_we_read_it(fit: Fit, tmp_path: Path) -> None:
     """`_finished` reads Lightning's own state; this fails if a new version renames it."""
     fit(tmp_path)
     state = read_checkpoint(best_checkpoint(tmp_path, 0).with_name("last.ckpt"))
