@@ -68,23 +68,18 @@ def main() -> None:
         "|---|---|---|---|---|",
     ]
     baselines: dict[str, np.ndarray] = {}
-    seconds = {}
     for horizons in ("1, 5, 20", "1"):
         for cell in CELLS:
             finished = runs(cell, horizons.replace(" ", ""), options.outputs)
             scores = [run.metrics["scores"]["test"] for run in finished]
             values = np.array([[s[cell][h]["crps"] for h in horizons.split(", ")] for s in scores])
             lines.append(row(f"`{cell}`", horizons, values, ASKED[cell, horizons]))
-            seconds[cell, horizons] = np.mean([run.timing["fit_seconds"] for run in finished])
             if horizons != "1":
                 for name in ("historical", "ewma_normal", "ewma_t"):
                     baselines[name] = np.array(
                         [[scores[0][name][h]["crps"] for h in ("1", "5", "20")]]
                     )
     lines += [row(f"`{name}`", "", values) for name, values in baselines.items()]
-    lines += ["", "Seconds of fitting an ensemble of 3 on two cores, mean over seeds: " + ", ".join(
-        f"`{cell}` [{h}] {s:.0f}" for (cell, h), s in seconds.items()
-    ) + "."]  # fmt: skip
     text = "\n".join(lines) + "\n"
     (HERE / "scores.md").write_text(text, encoding="utf-8")
     readme = HERE.parent / "README.md"

@@ -25,7 +25,7 @@ from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import HEADS
-from forecast.models.pipeline import make_datamodule
+from forecast.models.pipeline import loss_options, make_datamodule
 
 
 class Clock(pl.Callback):
@@ -55,7 +55,7 @@ def forecaster(datamodule: PriceDataModule, config: dict) -> Forecaster:
         },
         head=config["head"],
         optimizer=config["optimizer"],
-        **{k: v for k, v in config["loss"].items()},
+        **loss_options(config),
         warmup=datamodule.task.warmup,
         total_steps=1000,
         seed=0,
@@ -88,7 +88,14 @@ def loop(datamodule: PriceDataModule, config: dict, batches: list[Batch]) -> flo
     """Targets per second of a plain loop over ready tensors."""
     module = forecaster(datamodule, config).train()
     network, head = module.network, module.head
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config["optimizer"]["lr"], fused=True)
+    options = config["optimizer"]
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=options["lr"],
+        betas=(options["beta1"], options["beta2"]),
+        weight_decay=options["weight_decay"],
+        fused=True,
+    )
     count, start = 0, 0.0
     for step, batch in enumerate(batches):
         raw, _ = network(batch.x_BLF, warmup=datamodule.task.warmup)

@@ -30,6 +30,8 @@ class ForecastError(Exception):
 
 # Keys that change how a run is made or shown, but not what comes out of it.
 NOT_IN_ID = (
+    "data.path",  # what was read is in the id by its content
+    "data.symbols",
     "evaluate",
     "force",
     "logger",

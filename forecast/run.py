@@ -200,11 +200,19 @@ class Run:
                 os.fsync(file.fileno())
 
 
-def run_name(config: Mapping[str, Any], *, data: str, device: str) -> str:
-    """`<model>-<hash10>`: the name in front keeps Hydra from reading the id as a number."""
+def run_name(config: Mapping[str, Any], *, data: str, device: str, own: str = "") -> str:
+    """`<model>-<hash10>`: the name in front keeps Hydra from reading the id as a number.
+
+    Parameters
+    ----------
+    data, own : str
+        sha256 of the prices, and of the code of the user's own parts.
+    device : str
+        What the trainer's accelerator means here.
+    """
     version = importlib.metadata.version("forecast")
     return f"{config['model']['cell']}-" + canonical_id(
-        config, data=data, device=device, version=version
+        config, data=data, device=device, version=version, own=own
     )
 
 

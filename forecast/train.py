@@ -88,9 +88,9 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     config = plain(cfg)
     _check_sections(config)
     settings = instantiate({k: v for k, v in config.items() if k not in SECTIONS}, "", Settings)
-    device = check_options(config)
+    device, own = check_options(config)
     prices = load_prices(config["data"])
-    run = Run(Path(settings.outputs) / run_name(config, data=prices.sha256, device=device))
+    run = Run(Path(settings.outputs) / run_name(config, data=prices.sha256, device=device, own=own))
     for symbol, reason in prices.left_out:
         print(f"{symbol} is left out: {reason}")
     with run.lock(), _threads(settings.threads):
@@ -139,6 +139,8 @@ def _work(
     datamodule = make_datamodule(config, prices)
     write_market(datamodule.panel.market, run.path / "market.parquet")
     run.write("data.json", _facts(datamodule, prices))
+    for part in missing:
+        datamodule.require(part)
     progress = settings.progress and sys.stderr.isatty()
     fit_ensemble(config, datamodule, run.path, say=run.say, progress=progress)
     ensemble = load_ensemble(

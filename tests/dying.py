@@ -1,9 +1,9 @@
 """Trains in a process of its own and dies there as by `kill -9`, or waits, where it is told to.
 
-Run by tests/test_train.py with these globals: OVERRIDES, what is typed; NAME, a file of the run
-folder at whose writing the process dies, WHEN, "before" or "after" its rename; HOLD, a file that is
-created before the first training step, which then waits until `<HOLD>.go` is there; OUT, where
-standard output goes. None is none.
+Run by tests/test_train.py with a global FACTS: `overrides`, what is typed; `out`, where standard
+output goes; `name`, a file of the run folder at whose writing the process dies, and `when`, before
+or after its rename; `hold`, a file that is created before the first training step, which then
+waits until `<hold>.go` is there.
 """
 
 from __future__ import annotations
@@ -14,21 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-OVERRIDES: list[str]
-NAME: str | None
-WHEN: str | None
-HOLD: str | None
-OUT: str
 
-
-def die_at(name: str, when: str | None) -> None:
+def die_at(name: str, when: str) -> None:
     replace = os.replace
 
-    def replace_and_die(source: Any, target: Any, **options: Any) -> None:
+    def replace_and_die(source: Any, target: Any) -> None:
         here = Path(target).as_posix().endswith(f"/{name}")
         if here and when == "before":
             os._exit(9)
-        replace(source, target, **options)
+        replace(source, target)
         if here:
             os._exit(9)
 
@@ -49,17 +43,21 @@ def hold_at(marker: Path) -> None:
     Forecaster.training_step = held  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
+def main(overrides: list[str], out: str, **where: str) -> None:
     import torch
 
-    torch.set_num_threads(1)
-    # Not closed: what is printed reaches the file whatever happens.
-    sys.stdout = sys.stderr = open(OUT, "a", buffering=1)  # noqa: SIM115
-    if NAME is not None:
-        die_at(NAME, WHEN)
-    if HOLD is not None:
-        hold_at(Path(HOLD))
     from forecast import compose
     from forecast.train import train
 
-    train(compose("train", OVERRIDES))
+    torch.set_num_threads(1)
+    # Never closed: what is printed reaches the file whatever happens.
+    sys.stdout = sys.stderr = open(out, "a", buffering=1)  # noqa: SIM115
+    if "name" in where:
+        die_at(where["name"], where["when"])
+    if "hold" in where:
+        hold_at(Path(where["hold"]))
+    train(compose("train", overrides))
+
+
+if __name__ == "__main__":
+    main(**globals()["FACTS"])

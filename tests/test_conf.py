@@ -119,7 +119,7 @@ def test_every_choice_composes_and_instantiates_or_says_what_is_missing(
         ("logger", "mlflow"): "logger=mlflow is not installed: pip install" if absent else None,
     }.get((group, choice))
     if missing is None:
-        assert check_options(config) == "cpu"
+        assert check_options(config) == ("cpu", "")  # the device, and no own code
     else:
         with pytest.raises(ForecastError, match=re.escape(missing)) as caught:
             check_options(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import linecache
 import logging
 import multiprocessing
 import os
@@ -179,7 +181,9 @@ def test_the_loaded_model_makes_the_forecasts_that_are_stored(run: Run, tmp_path
     )
 
 
-def test_a_run_is_found_and_listed(run: Run, outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_found_and_listed(
+    run: Run, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(outputs.parent)
     monkeypatch.setenv("FORECAST_OUTPUTS", outputs.name)
     assert load_run(run.name[:9]).metrics == run.metrics
@@ -372,7 +376,10 @@ WRONG = {
     "+epochs=3": "epochs is unknown",
     "features=ohlcv": "needs the column 'open'",
     "features.columns=[volatilty_2]": "'volatilty_2' is not a feature",
-    "features.own=[nope.f]": "'nope.f' cannot be imported",
+    "features.own=[nope.f]": "'nope.f' cannot be used",
+    "features.own=[math.pi]": "it is a float, no function",
+    "features.scale_floor=nan": "features.scale_floor=nan",
+    "data.max_gap=-1": "data.max_gap=-1",
     "data.symbols=[SIM0001,AAPL]": "'AAPL' is not in simulated",
     "data.symbols=[TRUE]": "Quote it",
     "data.start='2050-01-01'": "no session with a close",
@@ -396,6 +403,32 @@ def test_what_is_wrong_is_one_line_and_nothing_looks_finished(typed: str, tmp_pa
     assert not list(tmp_path.rglob("metrics.json"))
 
 
+def test_targets_that_are_all_masked_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    days = pd.bdate_range("1990-01-02", periods=400 * 21)[::21]
+    frame = pd.DataFrame({"date": days, "A": np.exp(0.01 * np.arange(len(days)) % 7 + 3)})
+    frame.to_csv(tmp_path / "monthly.csv", index=False)
+    source = ["data=files", f"data.path={tmp_path / 'monthly.csv'}", "data.adjusted=true"]
+    tiny = [o for o in TINY if not o.startswith("data")]
+    options = [*tiny, *source, "data.calendar=XNYS", f"outputs={tmp_path / 'o'}"]
+    with pytest.raises(ForecastError, match=r"over 1 sessions is known.* data\.max_gap=10"):
+        train(compose("train", options))
+
+
+def test_an_own_feature_that_was_changed_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    names = set()
+    for code in ("p.close.pct_change()", "p.close.pct_change(2)"):
+        (tmp_path / "mine_changed.py").write_text(f"def f(p):\n    return {code}\n")
+        sys.modules.pop("mine_changed", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        short = ["features.own=[mine_changed.f]", "ensemble=1", "trainer.max_epochs=1"]
+        names.add(trained(tmp_path / "o", *short, "evaluate=[validation]").name)
+    assert len(names) == 2
+
+
 @pytest.mark.parametrize("section", ["model", "data", "loss", "horizons"])
 def test_a_missing_section_is_named(section: str, tmp_path: Path) -> None:
     config = plain(compose("train", [*TINY, f"outputs={tmp_path}"]))
@@ -416,15 +449,12 @@ def dying() -> Callable[..., Any]:
          "forecast.evaluation.scores", "hydra", "pyarrow.parquet", "scipy.optimize"]
     )  # fmt: skip
 
-    def start(out: Path, *overrides: str, **facts: Any) -> Any:
-        names = {"NAME": None, "WHEN": None, "HOLD": None, "OUT": str(out), **facts}
+    def start(out: Path, *overrides: str, **where: str) -> Any:
+        facts = {"out": str(out), "overrides": [*TINY, *overrides], **where}
         process = context.Process(
             target=runpy.run_path,
             args=(str(Path(__file__).with_name("dying.py")),),
-            kwargs={
-                "init_globals": {**names, "OVERRIDES": [*TINY, *overrides]},
-                "run_name": "__main__",
-            },
+            kwargs={"init_globals": {"FACTS": facts}, "run_name": "__main__"},
         )
         process.start()
         return process
@@ -465,7 +495,9 @@ def test_the_writes_at_which_it_is_killed_are_all_there_are(
 
     monkeypatch.setattr(os, "replace", spy)
     trained(tmp_path)
-    unknown = [s for s in seen if not s.endswith(tuple(f"/{w}" for w in [*WRITES, "overrides.yaml"]))]
+    unknown = [
+        s for s in seen if not s.endswith(tuple(f"/{w}" for w in [*WRITES, "overrides.yaml"]))
+    ]
     assert not unknown
 
 
@@ -475,7 +507,7 @@ def test_killed_at_every_write_it_ends_as_if_it_never_had_been(
     """One folder, killed at each of its writes in turn, then left in peace."""
     out, outputs = tmp_path / "out.txt", tmp_path / "outputs"
     for name, when in POINTS:
-        assert ended(dying(out, f"outputs={outputs}", NAME=name, WHEN=when)) == 9, (name, when)
+        assert ended(dying(out, f"outputs={outputs}", name=name, when=when)) == 9, (name, when)
         complete = list(outputs.glob("*/metrics.json"))
         assert bool(complete) == (
             (name, when) == ("metrics.json", "after") or name in ("timing.json", "report.html")
@@ -497,7 +529,7 @@ def test_killed_while_a_part_is_added_the_other_part_stays_whole(
     metrics = one.metrics
     adding = ("forecasts-new.parquet", "forecasts.parquet", "metrics.json", "report.html")
     for name, when in [point for point in POINTS if point[0] in adding]:
-        assert ended(dying(out, f"outputs={tmp_path}", NAME=name, WHEN=when)) == 9, (name, when)
+        assert ended(dying(out, f"outputs={tmp_path}", name=name, when=when)) == 9, (name, when)
         if one.parts == ("validation",):
             assert one.metrics == metrics
             assert set(one.forecasts(part="validation")["model"]) == MODELS
@@ -512,7 +544,7 @@ def test_of_two_processes_the_second_waits_and_returns_the_finished_run(
 ) -> None:
     outs = tmp_path / "first.txt", tmp_path / "second.txt"
     hold, outputs = tmp_path / "hold", tmp_path / "outputs"
-    first = dying(outs[0], f"outputs={outputs}", HOLD=str(hold))
+    first = dying(outs[0], f"outputs={outputs}", hold=str(hold))
     deadline = time.monotonic() + 60
     while not hold.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -542,9 +574,7 @@ def command(*typed: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 
 
 @pytest.fixture
-def here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., int]]:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """The command line in this process; its exit status."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -566,9 +596,7 @@ def here(
 def test_an_error_on_the_command_line_is_one_line_and_status_1(tmp_path: Path) -> None:
     done = command("data.symbols=[AAPX]", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == (
-        "error: data.symbols: 'AAPX' is not in sp500. Did you mean 'AAPL'?\n"
-    )
+    assert done.stderr == ("error: data.symbols: 'AAPX' is not in sp500. Did you mean 'AAPL'?\n")
     assert not list(tmp_path.rglob("metrics.json"))
 
 

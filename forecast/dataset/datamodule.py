@@ -36,7 +36,7 @@ class Task:
     delay: int = 0
     length: int = 250
     warmup: int = 40
-    batch: int = 64
+    batch: int = 32
 
     def __post_init__(self) -> None:
         h = tuple(self.horizons)
@@ -103,13 +103,8 @@ class PriceDataModule(pl.LightningDataModule):
         super().__init__()
         self.panel, self.fold, self.task, self.seed = panel, fold, task, seed
         self.ranges = ranges(panel, fold, reach=task.reach, warmup=task.warmup)
-        for part, start in (("train", panel.dates[0]), ("validation", fold.validation)):
-            if not self.ranges[part].rows:
-                raise ForecastError(
-                    f"no symbol has a row in the {part} range (from {start}) after "
-                    f"window.warmup={task.warmup} sessions and the purge of {task.reach}. "
-                    "Use longer histories, a smaller warmup, or another split."
-                )
+        self.require("train")
+        self.require("validation")
         self.windows = Windows(self.ranges["train"], panel.offsets, task.length, task.warmup)
         self.mean_F, self.std_F = standardisation(panel, self.ranges["train"])
         self.member = 0
@@ -126,6 +121,15 @@ class PriceDataModule(pl.LightningDataModule):
     def _device(self) -> torch.device:
         assert self.trainer is not None
         return self.trainer.strategy.root_device
+
+    def require(self, part: str) -> None:
+        """Refuse a part without a row."""
+        if not self.ranges[part].rows:
+            raise ForecastError(
+                f"no symbol has a row in the {part} range after window.warmup={self.task.warmup} "
+                f"sessions and the purge of {self.task.reach}. Use longer histories, a smaller "
+                "warmup, or another split."
+            )
 
     @property
     def too_short(self) -> list[str]:

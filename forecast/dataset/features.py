@@ -6,10 +6,13 @@ DESIGN section 2 makes them comparable between symbols, and the network sees sca
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -197,13 +200,25 @@ class FeatureSet:
                 )
         if not self.columns and not self.own:
             raise ForecastError("features.columns and features.own are both empty: name a feature.")
-        if self.scale_half_life <= 0 or self.scale_floor <= 0:
+        if not (0 < self.scale_half_life < np.inf and 0 < self.scale_floor < np.inf):
             raise ForecastError(
                 f"features.scale_half_life={self.scale_half_life} and "
-                f"features.scale_floor={self.scale_floor} must both be above 0."
+                f"features.scale_floor={self.scale_floor} must both be above 0 and finite."
             )
         for dotted in self.own:
             self._functions.append(_function(dotted))
+
+    @property
+    def own_sha256(self) -> str:
+        """Hash of the files that own features stand in; empty without any.
+
+        A run is named by it too: a changed feature is another run, not a finished one.
+        """
+        files = {inspect.getsourcefile(inspect.unwrap(f)) for f in self._functions}
+        if not files:
+            return ""
+        code = (Path(file).read_bytes() for file in sorted(f for f in files if f is not None))
+        return hashlib.sha256(b"".join(code)).hexdigest()
 
     def check_source(self, available: Sequence[str], source: str) -> None:
         """Refuse a source that lacks a column which a feature needs."""
@@ -241,10 +256,14 @@ class FeatureSet:
 def _function(dotted: str) -> Callable[[pd.DataFrame], pd.DataFrame | pd.Series]:
     module, _, name = dotted.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        function: Callable[[pd.DataFrame], pd.DataFrame | pd.Series]
+        function = getattr(importlib.import_module(module), name)
+        if not callable(function):
+            raise ValueError(f"it is a {type(function).__name__}, no function")
+        return function
     except (ImportError, AttributeError, ValueError) as error:
         raise ForecastError(
-            f"features.own: {dotted!r} cannot be imported ({error}). "
+            f"features.own: {dotted!r} cannot be used ({error}). "
             "Give module.function, importable from the current directory."
         ) from error
 

@@ -116,6 +116,8 @@ def make_panel(
         A column that a feature needs and the source lacks; a market that cannot be defined; a
         function of features.own whose columns differ between symbols.
     """
+    if max_gap < 0:
+        raise ForecastError(f"data.max_gap={max_gap} must be 0 or more sessions.")
     frame = prices.frame
     features.check_source(list(frame.columns), prices.source)
     if not isinstance(market, Market):

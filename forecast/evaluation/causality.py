@@ -65,15 +65,36 @@ def truncate(prices: Prices, last: np.datetime64 | str) -> Prices:
 
 
 def perturb(prices: Prices, first: np.datetime64 | str, *, seed: int = 0) -> Prices:
-    """The same input with every price, volume and covariate changed at random from `first` on."""
+    """The same input with every price, volume and covariate changed at random from `first` on.
+
+    Each row's level, its open, its range and its volume change by factors of their own, so what is
+    made of a bar's shape changes as much as what is made of its level.
+    """
     random = np.random.default_rng(seed)
     day = np.datetime64(str(first), "s")
     frame = prices.frame.copy()
     later = (frame["date"] >= day).to_numpy()
-    factor = np.exp(0.1 * random.standard_normal(int(later.sum())))
-    for name in (*PRICE_FIELDS, "volume"):
-        if name in frame:
-            frame.loc[later, name] = frame.loc[later, name].to_numpy() * factor
+    if not later.any():
+        raise ForecastError(f"no price on or after {first}: nothing would change. Choose earlier.")
+    level, bar, low, high, volume = np.exp(
+        np.array([[0.1], [0.01], [0.02], [0.02], [0.5]])
+        * random.standard_normal((5, int(later.sum())))
+    )
+    changed = {
+        name: frame.loc[later, name].to_numpy() * (volume if name == "volume" else level)
+        for name in (*PRICE_FIELDS, "volume")
+        if name in frame
+    }
+    session_close = changed.get("raw_close", changed["close"])
+    if "open" in changed:
+        changed["open"] = changed["open"] * bar
+    body = [session_close, changed.get("open", session_close)]
+    if "high" in changed:
+        changed["high"] = np.maximum.reduce([changed["high"], *body]) * np.maximum(high, 1 / high)
+    if "low" in changed:
+        changed["low"] = np.minimum.reduce([changed["low"], *body]) * np.minimum(low, 1 / low)
+    for name, values in changed.items():
+        frame.loc[later, name] = values
     covariates = []
     for covariate in prices.covariates:
         table = covariate.frame.copy()
@@ -109,9 +130,21 @@ def check_truncation(
     -------
     Finding or None
         The first difference; None where all rows up to `last` are identical.
+
+    Raises
+    ------
+    ForecastError
+        Nothing would be cut, or there is no row to compare: a check that cannot fail.
     """
-    full, cut = pipeline(prices), pipeline(truncate(prices, last))
+    shorter = truncate(prices, last)
+    if len(shorter.frame) == len(prices.frame):
+        raise ForecastError(
+            f"the data end by {last}: nothing would be cut. Choose an earlier date."
+        )
+    full, cut = pipeline(prices), pipeline(shorter)
     full = full[full[date] <= np.datetime64(str(last), "s")]
+    if full.empty and cut.empty:
+        raise ForecastError(f"the pipeline gave no row up to {last}. Choose a later date.")
     tables = [
         t.drop(columns=[c for c in ignore if c in t]).astype(
             {k: str for k in key if isinstance(t[k].dtype, pd.CategoricalDtype)}
@@ -148,8 +181,15 @@ def check_perturbation(
         Prices to named arrays: all that training has produced.
     first : date
         The first test origin; nothing at or after it may matter.
+
+    Raises
+    ------
+    ForecastError
+        Nothing would be changed, or training has produced nothing: a check that cannot fail.
     """
     full, changed = fit(prices), fit(perturb(prices, first, seed=seed))
+    if not full and not changed:
+        raise ForecastError("the fit gave no arrays to compare. Return what training has produced.")
     return _first_difference(full, changed, lambda i: f"element {i}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import os
 import signal
 import time
@@ -140,12 +141,20 @@ class History(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Forecaster)
+        loss = float(trainer.callback_metrics["validation_loss"])
+        if not math.isfinite(loss):
+            # Before a checkpoint is written, so that the same command ends here again.
+            raise ForecastError(
+                f"member {self.member + 1}: the validation loss became {loss}. Lower optimizer.lr="
+                f"{module.optimizer_options.lr} or optimizer.clip={module.optimizer_options.clip}, "
+                "or find the operation with trainer=debug."
+            )
         row = {
             "member": self.member,
             "epoch": trainer.global_step // trainer.num_training_batches,
             "step": trainer.global_step,
             "train_loss": float(module.mean_train_loss),
-            "validation_loss": float(trainer.callback_metrics["validation_loss"]),
+            "validation_loss": loss,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._start,
         }
@@ -192,7 +201,6 @@ def fit_member(
         "validation_loss",
         patience=options.patience,
         check_on_train_epoch_end=True,
-        check_finite=True,
     )
     if state is not None and _finished(state, stopper, options, datamodule.steps):
         return ""
@@ -254,13 +262,7 @@ def fit_member(
             # Lightning makes Ctrl-C an exit of the whole program, and is deaf to the next one.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
-    final = trainer.callback_metrics["validation_loss"]
-    if not torch.isfinite(final) or keeper.best_model_score is None:
-        raise ForecastError(
-            f"member {member + 1}: the validation loss became {float(final)}. Lower optimizer.lr="
-            f"{optimizer['lr']} or optimizer.clip={optimizer['clip']}, or find the operation with "
-            "trainer=debug."
-        )
+    assert keeper.best_model_score is not None
     epochs = trainer.global_step // datamodule.steps
     best = read_checkpoint(checkpoints / "best.ckpt")["global_step"]
     return (

@@ -162,7 +162,7 @@ class Forecaster(pl.LightningModule):
         self.train_loss = torch.zeros((), device=self.device)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        # The device's own generator: torch.manual_seed would note a stack trace for every other one.
+        # The device's own generator: torch.manual_seed notes a stack trace for every other one.
         seed = step_seed(self.seed, self.member, self.global_step)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)

@@ -56,7 +56,8 @@ def check_logger(options: Mapping[str, Any]) -> None:
     make, known, extra = LOGGERS[name]
     if extra is not None and importlib.util.find_spec(extra) is None:
         raise ForecastError(
-            f"logger={name} is not installed: pip install 'forecast[{name}]', or use logger=csv."
+            f"logger={name} is not installed: pip install -e '.[{name}]' (without a clone "
+            f"'forecast[{name}]'), or use logger=csv."
         )
     check(arguments, "logger", make, only=known)
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from forecast.config import check, instantiate
+from forecast.config import ForecastError, check, instantiate
 from forecast.dataset.datamodule import PriceDataModule, Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Fold, make_fold
@@ -56,19 +56,21 @@ def loss_options(config: Config) -> dict[str, Any]:
     return options
 
 
-def check_options(config: Config) -> str:
+def check_options(config: Config) -> tuple[str, str]:
     """Refuse wrong options before anything is read or written.
 
     Returns
     -------
-    str
-        The device that the trainer's accelerator means here.
+    device : str
+        What the trainer's accelerator means here.
+    own : str
+        sha256 of the code of own features; empty without any.
     """
     task, head = make_task(config), make_head(config["head"])
     shape = {"features": 1, "horizons": len(task.horizons), "parameters": head.size}
     check(config["model"], "model", Network, only=MODEL)
     instantiate(config["optimizer"], "optimizer", Optimizer)
-    instantiate(config["features"], "features", FeatureSet)
+    features = instantiate(config["features"], "features", FeatureSet)
     check(config["split"], "split", make_fold, only=("validation", "test", "embargo"))
     check(config["loss"], "loss", Forecaster, only=("clip", "horizon_weights"))
     with torch.device("meta"):  # refuses wrong values; no weights, and nobody's random numbers
@@ -86,7 +88,7 @@ def check_options(config: Config) -> str:
     check(panel, "data", make_panel, only=OF_THE_PANEL)
     check_logger(config["logger"])
     options = instantiate(config["trainer"], "trainer", TrainerOptions)
-    return resolve_device(options.accelerator)
+    return resolve_device(options.accelerator), features.own_sha256
 
 
 def make_datamodule(
@@ -122,6 +124,13 @@ def fit_ensemble(
     """Train the members that are not trained yet, saying a line for each."""
     head, train = make_head(config["head"]), datamodule.ranges["train"]
     targets = pooled(datamodule.panel, datamodule.task, train, scaled=True)
+    for horizon, y in zip(datamodule.task.horizons, targets.T, strict=True):
+        if np.isnan(y).all():
+            raise ForecastError(
+                f"no training target over {horizon} sessions is known: every one lies beyond the "
+                f"data or spans a gap above data.max_gap={config['data']['max_gap']}. Raise "
+                "data.max_gap, correct data.calendar, or use denser prices."
+            )
     clip = config["loss"]["clip"]
     network = {
         **config["model"],

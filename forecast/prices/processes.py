@@ -75,7 +75,7 @@ class Normal:
     seed: int
     drift: float
     volatility: float
-    ic: float = 0.0
+    ic: float | None = None  # None: no signal is drawn; 0: one that tells nothing
 
     def draw(self, numbers: Sequence[int], n_sessions: int) -> Draw:
         """Paths of the symbols with these numbers from the first session on."""
@@ -83,7 +83,7 @@ class Normal:
         returns_BT, signal_BT = np.empty(shape), np.zeros(shape)
         for row, number in enumerate(numbers):
             shock = generator(self.seed, number, RETURNS).standard_normal(n_sessions)
-            if self.ic:
+            if self.ic is not None:
                 signal = generator(self.seed, number, SIGNAL).standard_normal(n_sessions + 1)
                 shock = self.ic * signal[:-1] + np.sqrt(1 - self.ic**2) * shock
                 signal_BT[row] = signal[1:]
@@ -95,7 +95,8 @@ class Normal:
         """Of the sum of returns delay + 1 ... delay + horizon sessions after each origin."""
         from scipy.stats import norm
 
-        told = self.ic if delay == 0 else 0.0  # the signal is about the next session only
+        # The signal is about the next session only.
+        told = self.ic if self.ic is not None and delay == 0 else 0.0
         mean = horizon * self.drift + self.volatility * told * known_N
         std = np.full(len(known_N), self.volatility * np.sqrt(horizon - told**2))
         return _closed_form(norm, mean, std, std)

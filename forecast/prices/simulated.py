@@ -262,7 +262,7 @@ def _frame(
     columns = {
         name: np.empty(rows) for name in ("close", *(BAR_FIELDS if bars is not None else ()))
     }
-    planted = isinstance(process, Normal) and process.ic != 0
+    planted = isinstance(process, Normal) and process.ic is not None
     signal = np.empty(rows if planted else 0)
     date = np.empty(rows, dtype="datetime64[s]")
     for begin in range(0, len(numbers), BLOCK):

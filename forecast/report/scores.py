@@ -28,7 +28,7 @@ ALWAYS = (
 )
 
 # key, heading, digits, factor, what is best: lowest, nearest to a number, or nothing
-SCORES: tuple[tuple[str, str, int, float, float | None], ...] = (
+COLUMNS: tuple[tuple[str, str, int, float, float | None], ...] = (
     ("crps", "crps, %", 4, 1, -np.inf),
     ("crps_exact", "exact crps, %", 4, 1, -np.inf),
     ("mae", "MAE, %", 4, 1, -np.inf),
@@ -140,18 +140,18 @@ def score_tables(run: Run) -> str:
 
 def _score_table(scores: Mapping[int, Mapping[str, Mapping[str, Any]]], network: str) -> str:
     """Horizon by horizon, the best of each column marked (a simulation's truth set aside)."""
-    head = "".join(f'<th scope="col">{heading}</th>' for _, heading, *_ in SCORES)
+    head = "".join(f'<th scope="col">{heading}</th>' for _, heading, *_ in COLUMNS)
     html = f'<thead><tr><th scope="col">model</th>{head}</tr></thead>'
     for horizon, models in scores.items():
-        best = {key: _best(models, key, goal) for key, *_, goal in SCORES}
+        best = {key: _best(models, key, goal) for key, *_, goal in COLUMNS}
         html += (
-            f'<tbody><tr class="group"><th scope="rowgroup" colspan="{len(SCORES) + 1}">'
+            f'<tbody><tr class="group"><th scope="rowgroup" colspan="{len(COLUMNS) + 1}">'
             f"horizon {figures.in_words([horizon])}</th></tr>"
         )
         for model, row in models.items():
             swatch = f'<span class="swatch" style="background: {figures.colour(model)}"></span>'
             html += f"<tr{NETWORK if model == network else ''}><td>{swatch}{escape(model)}</td>"
-            for key, _, digits, factor, _ in SCORES:
+            for key, _, digits, factor, _ in COLUMNS:
                 mark = BEST if model in best[key] else ""
                 html += f"<td{mark}>{number(row.get(key), digits, factor)}</td>"
             html += "</tr>"

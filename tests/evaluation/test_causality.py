@@ -99,15 +99,14 @@ def pipeline(config: dict[str, Any], fold: Fold) -> Callable[[Prices], pd.DataFr
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             fit_ensemble(config, datamodule, folder, say=lambda line: None)
-            ensemble = load_ensemble(
-                folder, members=config["ensemble"], task=datamodule.task
-            )
+            ensemble = load_ensemble(folder, members=config["ensemble"], task=datamodule.task)
             write_forecasts(
                 folder / "forecasts.parquet",
                 ensemble,
                 datamodule,
                 model=config["model"]["cell"],
-                parts=("validation", "test"),
+                # Where the data end on the eve of the test range it has no row yet.
+                parts=[p for p in ("validation", "test") if datamodule.ranges[p].rows],
             )
             return read_forecasts(folder / "forecasts.parquet")
 
@@ -121,9 +120,7 @@ def training(config: dict[str, Any], fold: Fold) -> Callable[[Prices], dict[str,
         datamodule = make_datamodule(config, prices, fold=fold)
         with tempfile.TemporaryDirectory() as name:
             fit_ensemble(config, datamodule, Path(name), say=lambda line: None)
-            ensemble = load_ensemble(
-                Path(name), members=config["ensemble"], task=datamodule.task
-            )
+            ensemble = load_ensemble(Path(name), members=config["ensemble"], task=datamodule.task)
             history = pd.read_csv(Path(name) / "history.csv").drop(columns="seconds")
         found = {f"history.{column}": history[column].to_numpy() for column in history}
         for member, network in enumerate(ensemble.networks):
@@ -183,11 +180,13 @@ def test_it_holds_for_other_settings(
 @pytest.mark.parametrize("model", ["rnn", "lstm", "gru"])
 def test_it_holds_when_many_symbols_listed_later_come_first_by_name(model: str) -> None:
     """They would move the others to other places of a batch, where products may round otherwise."""
-    config = configured(f"model={model}", "data.n_symbols=30")
+    config = configured(f"model={model}", "data.n_symbols=40")
     prices = load_prices(config["data"])
     frame = prices.frame
     dates = np.unique(frame["date"].to_numpy()).astype("datetime64[D]")
-    late = (frame["symbol"].astype(str) <= "SIM0017").to_numpy() & (frame["date"] < dates[290]).to_numpy()
+    late = (frame["symbol"].astype(str) <= "SIM0017").to_numpy() & (
+        frame["date"] < dates[290]
+    ).to_numpy()
     prices = replace(prices, frame=frame[~late].reset_index(drop=True))
     fold = make_fold(dates, validation=40, test=0.2)
     found = check_truncation(pipeline(config, fold), prices, last=dates[280])
@@ -236,9 +235,7 @@ def test_what_comes_before_does_reach_training(prices: Prices, fold: Fold) -> No
     assert check_perturbation(training(config, fold), prices, first=earlier) is not None
 
 
-def test_perturbing_changes_everything_later_and_nothing_before(
-    prices: Prices, fold: Fold
-) -> None:
+def test_perturbing_changes_everything_later_and_nothing_before(prices: Prices, fold: Fold) -> None:
     changed = perturb(prices, fold.test)
     later = (prices.frame["date"] >= fold.test).to_numpy()
     for name in ("open", "high", "low", "close", "volume"):
@@ -264,7 +261,15 @@ LEAKS = {
     "rank_in_history": "p.close.rank(pct=True)",
     "last_price": "p.close * 0 + p.close.iloc[-1]",
     "length": "p.close * 0 + len(p)",
+    "range_of_tomorrow": "(p.high / p.low).shift(-1)",
 }
+LEAKS_OF_LEVELS_AND_BARS = [
+    "tomorrow",
+    "centred_mean",
+    "whole_history",
+    "last_price",
+    "range_of_tomorrow",
+]
 HONEST = {
     "yesterday": "p.close.pct_change().shift(1)",
     "trailing_mean": "p.close.pct_change().rolling(5).mean()",
@@ -294,7 +299,7 @@ def test_truncation_finds_a_planted_leak(
     assert found.full != found.cut
 
 
-@pytest.mark.parametrize("name", ["tomorrow", "centred_mean", "whole_history", "last_price"])
+@pytest.mark.parametrize("name", LEAKS_OF_LEVELS_AND_BARS)
 def test_perturbation_finds_a_leak_that_reaches_training(
     own: None, name: str, prices: Prices, fold: Fold
 ) -> None:
@@ -304,9 +309,7 @@ def test_perturbation_finds_a_leak_that_reaches_training(
     session is the eve of the changed prices.
     """
     config = configured("features=returns", "model=rnn", f"features.own=[leaks.{name}]")
-    eve = replace(
-        fold, train_end=fold.test, validation=fold.test - np.timedelta64(30, "D")
-    )
+    eve = replace(fold, train_end=fold.test, validation=fold.test - np.timedelta64(30, "D"))
     first = fold.test - np.timedelta64(5, "D")
     assert check_perturbation(training(config, eve), prices, first=first) is not None
 
@@ -363,15 +366,38 @@ def toy(values: list[float], symbols: str = "A") -> pd.DataFrame:
 
 def truncated(full: pd.DataFrame, cut: pd.DataFrame) -> Finding | None:
     tables = iter([full, cut])
-    day = pd.DataFrame(
-        {"symbol": pd.Categorical(["A"]), "date": pd.to_datetime(["2020-01-01"]), "close": [1.0]}
-    )
+    dates = pd.to_datetime(["2020-01-01", "2020-01-03"])  # of which the second is cut
+    days = pd.DataFrame({"symbol": pd.Categorical(["A", "A"]), "date": dates, "close": 1.0})
     return check_truncation(
         lambda prices: next(tables),
-        Prices(frame=day, source="test"),
+        Prices(frame=days, source="test"),
         last="2020-01-02",
         key=("symbol", "origin"),
     )
+
+
+def test_the_shape_of_a_bar_is_perturbed_and_stays_a_bar(prices: Prices, fold: Fold) -> None:
+    changed = perturb(prices, fold.test)
+    later = (prices.frame["date"] >= pd.Timestamp(fold.test)).to_numpy()
+    before, after = prices.frame[later], changed.frame[later]
+    for one, other in (("high", "low"), ("close", "open"), ("volume", "close")):
+        assert (before[one] / before[other] != after[one] / after[other]).mean() > 0.99
+    assert (after["high"] >= after[["open", "close"]].max(axis=1)).all()
+    assert (after["low"] <= after[["open", "close"]].min(axis=1)).all()
+
+
+def test_a_check_that_cannot_fail_is_refused(prices: Prices, fold: Fold) -> None:
+    def rows(prices: Prices) -> pd.DataFrame:
+        return toy([1.0, 2.0])
+
+    with pytest.raises(ForecastError, match="nothing would be cut"):
+        check_truncation(rows, prices, last="2050-01-01")
+    with pytest.raises(ForecastError, match="gave no row"):
+        check_truncation(lambda p: rows(p).iloc[:0], prices, last=fold.test)
+    with pytest.raises(ForecastError, match="nothing would change"):
+        check_perturbation(lambda p: {"a": np.ones(1)}, prices, first="2050-01-01")
+    with pytest.raises(ForecastError, match="no arrays to compare"):
+        check_perturbation(lambda p: {}, prices, first=fold.test)
 
 
 def test_equal_up_to_the_date_is_equal() -> None:

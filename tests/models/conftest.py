@@ -16,15 +16,38 @@ from forecast.prices.frame import Prices
 Config = dict[str, Any]
 MakeConfig = Callable[..., Config]
 
-TINY = (
-    "data=simulated data.process=garch data.n_symbols=6 data.n_sessions=500 data.staggered=true "
-    "horizons=[1,5] target.delay=0 window.length=60 window.warmup=25 window.batch=8 "
-    "split.validation=60 split.test=0.2 split.embargo=0 model.hidden_size=4 model.layers=1 "
-    "model.dropout=0.0 model.input_dropout=0.0 optimizer.lr=0.01 optimizer.weight_decay=0.001 "
-    "optimizer.schedule=constant optimizer.warmup_steps=0 optimizer.clip=1.0 "
-    "loss.horizon_weights=null loss.clip=20.0 trainer=cpu trainer.max_epochs=3 "
-    "trainer.patience=3 ensemble=1 seed=0 progress=false"
-).split()
+TINY = [
+    "data=simulated",
+    "data.process=garch",
+    "data.n_symbols=6",
+    "data.n_sessions=500",
+    "data.staggered=true",
+    "horizons=[1,5]",
+    "target.delay=0",
+    "window.length=60",
+    "window.warmup=25",
+    "window.batch=8",
+    "split.validation=60",
+    "split.test=0.2",
+    "split.embargo=0",
+    "model.hidden_size=4",
+    "model.layers=1",
+    "model.dropout=0.0",
+    "model.input_dropout=0.0",
+    "optimizer.lr=0.01",
+    "optimizer.weight_decay=0.001",
+    "optimizer.schedule=constant",
+    "optimizer.warmup_steps=0",
+    "optimizer.clip=1.0",
+    "loss.horizon_weights=null",
+    "loss.clip=20.0",
+    "trainer=cpu",
+    "trainer.max_epochs=3",
+    "trainer.patience=3",
+    "ensemble=1",
+    "seed=0",
+    "progress=false",
+]
 
 
 @pytest.fixture(scope="session")

@@ -135,6 +135,22 @@ def test_a_loss_that_is_no_number_is_refused_with_the_remedy(
             fit(tmp_path)
 
 
+def test_a_loss_that_became_no_number_in_the_last_epoch_is_refused_again(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Forecaster.validation_step
+
+    def last(self: Forecaster, batch: Any, index: int) -> None:
+        original(self, batch, index)
+        if self.current_epoch == 2:
+            self._sums += torch.nan
+
+    monkeypatch.setattr(Forecaster, "validation_step", last)
+    for _ in range(2):
+        with pytest.raises(ForecastError, match=r"became nan\. Lower optimizer\.lr"):
+            fit(tmp_path)
+
+
 # --------------------------------------------------------------------------------- resume
 
 
@@ -396,7 +412,7 @@ def test_the_device_is_what_the_accelerator_means_here(monkeypatch: pytest.Monke
 def test_auto_trains_where_the_id_says_it_does(
     config: Any, prices: Prices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lightning's own `auto` would take an accelerator that the name of the run knows nothing of."""
+    """Lightning's own `auto` may take a device that the id of the run knows nothing of."""
     import pytorch_lightning as pl
 
     asked: list[Any] = []

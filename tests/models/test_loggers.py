@@ -44,7 +44,8 @@ def test_a_missing_extra_is_one_line_with_the_command(
     with pytest.raises(ForecastError) as caught:
         check_logger(options)
     assert str(caught.value) == (
-        f"logger={name} is not installed: pip install 'forecast[{name}]', or use logger=csv."
+        f"logger={name} is not installed: pip install -e '.[{name}]' (without a clone "
+        f"'forecast[{name}]'), or use logger=csv."
     )
 
 

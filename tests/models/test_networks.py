@@ -110,7 +110,9 @@ def test_output_ignores_later_sessions(cell, t):
 def test_warmup_cuts_the_read_out_and_nothing_else():
     made = network("lstm")
     x_BLF = torch.from_numpy(np.random.default_rng(3).normal(size=(2, 20, 4)))
-    torch.testing.assert_close(made(x_BLF, warmup=12)[0], made(x_BLF)[0][:, 12:], atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        made(x_BLF, warmup=12)[0], made(x_BLF)[0][:, 12:], atol=1e-12, rtol=0
+    )
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -150,3 +150,12 @@ def test_a_covariate_may_not_take_the_place_of_the_signal(tmp_path: Any, refused
     assert len(simulated(covariates=[{"path": str(path)}]).covariates) == 1
     with refused("'signal' clashes"):
         simulated(process="planted", covariates=[{"path": str(path)}])
+
+
+def test_a_planted_signal_may_tell_nothing() -> None:
+    """The placebo: the signal is there, and independent of what comes."""
+    prices = simulated(process="planted", information_coefficient=0.0, n_symbols=8, n_sessions=1500)
+    (covariate,) = prices.covariates
+    signal = covariate.frame["signal"].to_numpy().reshape(8, 1500)
+    returns = np.diff(np.log(prices.frame["close"].to_numpy().reshape(8, 1500)), axis=1)
+    assert abs(np.corrcoef(signal[:, :-1].ravel(), returns.ravel())[0, 1]) < 0.03
