@@ -22,8 +22,8 @@ CELLS = ("lstm", "gru", "rnn")
 HERE = Path(__file__).parent
 COMMAND = "python benchmarks/scores.py"
 BEGIN, END = "<!-- scores: made by python benchmarks/scores.py -->", "<!-- /scores -->"
-# DESIGN: what the issue asked for, crps at each horizon.
-ASKED = {
+# The goals, crps at each horizon.
+GOALS = {
     ("lstm", "1, 5, 20"): (0.9873, 2.231, 4.545),
     ("gru", "1, 5, 20"): (0.9873, 2.231, 4.545),
     ("rnn", "1, 5, 20"): (0.9893, 2.235, 4.549),
@@ -41,7 +41,7 @@ def runs(cell: str, horizons: str, outputs: str) -> list[Run]:
     return made
 
 
-def row(name: str, horizons: str, values: np.ndarray, asked: tuple[float, ...] = ()) -> str:
+def row(name: str, horizons: str, values: np.ndarray, goals: tuple[float, ...] = ()) -> str:
     """One table row: mean ± standard deviation over seeds at each horizon."""
     cells = []
     for h in range(3):
@@ -50,7 +50,7 @@ def row(name: str, horizons: str, values: np.ndarray, asked: tuple[float, ...] =
             continue
         mean, spread = values[:, h].mean(), values[:, h].std(ddof=1) if len(values) > 1 else 0.0
         text = f"{mean:.4f}" + (f" ± {spread:.4f}" if spread else "")
-        cells.append(text + (f" (≤ {asked[h]:g})" if asked else ""))
+        cells.append(text + (f" (≤ {goals[h]:g})" if goals else ""))
     return f"| {name} | {horizons} | " + " | ".join(cells) + " |"
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     lines = [
         f"Test `crps`, percent; mean ± standard deviation over seeds 0 … {len(SEEDS) - 1}, "
-        f"ensembles of 3. In brackets: what was asked for. Made by `{COMMAND}`.",
+        f"ensembles of 3. In brackets: the goal. Made by `{COMMAND}`.",
         "",
         "| model | horizons trained | 1 session | 5 sessions | 20 sessions |",
         "|---|---|---|---|---|",
@@ -73,7 +73,7 @@ def main() -> None:
             finished = runs(cell, horizons.replace(" ", ""), options.outputs)
             scores = [run.metrics["scores"]["test"] for run in finished]
             values = np.array([[s[cell][h]["crps"] for h in horizons.split(", ")] for s in scores])
-            lines.append(row(f"`{cell}`", horizons, values, ASKED[cell, horizons]))
+            lines.append(row(f"`{cell}`", horizons, values, GOALS[cell, horizons]))
             if horizons != "1":
                 for name in ("historical", "ewma_normal", "ewma_t"):
                     baselines[name] = np.array(
