@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -214,11 +213,10 @@ class FeatureSet:
 
         A run is named by it too: a changed feature is another run, not a finished one.
         """
-        files = {inspect.getsourcefile(inspect.unwrap(f)) for f in self._functions}
-        if not files:
-            return ""
-        code = (Path(file).read_bytes() for file in sorted(f for f in files if f is not None))
-        return hashlib.sha256(b"".join(code)).hexdigest()
+        modules = {dotted.rpartition(".")[0] for dotted in self.own}
+        files = [importlib.import_module(name).__file__ for name in sorted(modules)]
+        code = b"".join(Path(file).read_bytes() for file in files if file is not None)
+        return hashlib.sha256(code).hexdigest() if modules else ""
 
     def check_source(self, available: Sequence[str], source: str) -> None:
         """Refuse a source that lacks a column which a feature needs."""
