@@ -97,6 +97,7 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
         if settings.force:
             run.clear()
         missing = [part for part in settings.parts if part not in run.parts]
+        spent = _spent(run)
         if missing:
             for stale in ("error.txt", "report.html"):
                 (run.path / stale).unlink(missing_ok=True)
@@ -110,7 +111,7 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
             print(f"{run.path} is finished ({', '.join(run.parts)}); force=true starts afresh")
         # A kill after the metrics may have come before these two.
         if missing or not (run.path / "timing.json").exists():
-            _write_timing(run, time.perf_counter() - start)
+            _write_timing(run, spent + time.perf_counter() - start)
         if not (run.path / "report.html").exists():
             from forecast.report.page import write_report
 
@@ -244,8 +245,14 @@ def _evaluate(
     )
 
 
+def _spent(run: Run) -> float:
+    """Seconds of earlier attempts; of one that was killed, those of its finished epochs."""
+    epochs = run.history()["seconds"].sum() if (run.path / "history.csv").exists() else 0.0
+    return max(float(epochs), run.timing.get("total_seconds", 0.0))
+
+
 def _write_timing(run: Run, seconds: float) -> None:
-    """Wall-clock figures, added up over interrupted attempts; epochs that were lost are not in."""
+    """Wall-clock figures of all attempts together."""
     history = run.history()
     fit_seconds = float(history["seconds"].sum())
     run.write(
@@ -253,7 +260,7 @@ def _write_timing(run: Run, seconds: float) -> None:
         {
             "fit_seconds": fit_seconds,
             "targets_per_second": len(history) * run.data["targets"] / fit_seconds,
-            "total_seconds": run.timing.get("total_seconds", 0.0) + seconds,
+            "total_seconds": seconds,
         },
     )
 
