@@ -102,7 +102,14 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
             for stale in ("error.txt", "report.html"):
                 (run.path / stale).unlink(missing_ok=True)
             try:
-                _work(run, config, settings, prices, device, missing, overrides)
+                if not run.parts:
+                    run.write("config.yaml", config)
+                    run.write("overrides.yaml", list(overrides))
+                    run.write("environment.json", environment(device))
+                datamodule = _prepare(run, config, prices)
+                truth = prices.truth
+                del prices  # the panel holds what is needed from here on
+                _work(run, config, settings, datamodule, truth, device, missing)
             except Exception as error:
                 run.write("error.txt", f"{type(error).__name__}: {error}\n")
                 raise
@@ -119,27 +126,30 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     return run
 
 
+def _prepare(run: Run, config: dict[str, Any], prices: Prices) -> PriceDataModule:
+    """The panel and its windows; the market and the facts of the data go to the run folder."""
+    from forecast.dataset.market import write_market
+    from forecast.models.pipeline import make_datamodule
+
+    datamodule = make_datamodule(config, prices)
+    write_market(datamodule.panel.market, run.path / "market.parquet")
+    run.write("data.json", _facts(datamodule, prices))
+    return datamodule
+
+
 def _work(
     run: Run,
     config: dict[str, Any],
     settings: Settings,
-    prices: Prices,
+    datamodule: PriceDataModule,
+    truth: Truth | None,
     device: str,
     missing: Sequence[str],
-    overrides: Sequence[str],
 ) -> None:
-    """Everything between an empty folder and its metrics; what is there already is kept."""
-    from forecast.dataset.market import write_market
+    """Train, forecast and score; what is there already is kept."""
     from forecast.models.ensemble import load_ensemble
-    from forecast.models.pipeline import fit_ensemble, make_datamodule
+    from forecast.models.pipeline import fit_ensemble
 
-    if not run.parts:
-        run.write("config.yaml", config)
-        run.write("overrides.yaml", list(overrides))
-        run.write("environment.json", environment(device))
-    datamodule = make_datamodule(config, prices)
-    write_market(datamodule.panel.market, run.path / "market.parquet")
-    run.write("data.json", _facts(datamodule, prices))
     for part in missing:
         datamodule.require(part)
     progress = settings.progress and sys.stderr.isatty()
@@ -147,7 +157,7 @@ def _work(
     ensemble = load_ensemble(
         run.path, members=settings.ensemble, task=datamodule.task, device=device.split()[0]
     )
-    _evaluate(run, datamodule, ensemble, prices.truth, missing)
+    _evaluate(run, datamodule, ensemble, truth, missing)
 
 
 def _check_sections(config: Mapping[str, Any]) -> None:
