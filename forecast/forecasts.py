@@ -44,6 +44,8 @@ __all__ = [
     "SCHEMA",
     "ForecastWriter",
     "combine",
+    "names",
+    "open_parquet",
     "read_blocks",
     "read_forecasts",
     "validate",
@@ -124,7 +126,7 @@ def read_blocks(
     *,
     columns: Iterable[str] | None = None,
     part: str | None = None,
-    model: str | None = None,
+    model: str | Iterable[str] | None = None,
     symbols: Iterable[str] | None = None,
 ) -> Generator[pd.DataFrame]:
     """Read a Forecasts table block by block, in file order.
@@ -146,7 +148,7 @@ def read_forecasts(
     *,
     columns: Iterable[str] | None = None,
     part: str | None = None,
-    model: str | None = None,
+    model: str | Iterable[str] | None = None,
     symbols: Iterable[str] | None = None,
 ) -> pd.DataFrame:
     """Read a Forecasts table whole: the blocks of `read_blocks`, joined."""
@@ -155,6 +157,18 @@ def read_forecasts(
     tables = list(_tables(path, columns, wanted))
     empty = SCHEMA.empty_table().select(columns or SCHEMA.names)
     return _frame(pa.concat_tables([empty, *tables]).unify_dictionaries())
+
+
+def names(path: str | Path, column: str) -> list[str]:
+    """The models, parts or symbols of a table, in the order in which they appear."""
+    found: dict[str, None] = {}
+    with open_parquet(path) as file:
+        if column not in file.schema_arrow.names:
+            raise ForecastError(f"{path}: column {column} is missing. Add it.")
+        for group in range(file.num_row_groups):
+            values = file.read_row_group(group, columns=[column])[column]
+            found.update(dict.fromkeys(str(name) for name in values.unique().to_pylist()))
+    return list(found)
 
 
 def combine(tables: Iterable[Path] | Mapping[Path, Iterable[str]], out: str | Path) -> None:
@@ -224,14 +238,19 @@ def _tables(
                 yield table.select(names)
 
 
-def _open(path: str | Path) -> pq.ParquetFile:
-    """Open a file whose columns are exactly those of `SCHEMA`."""
+def open_parquet(path: str | Path) -> pq.ParquetFile:
+    """Open a parquet file, whatever its columns; a ForecastError where there is none."""
     if not Path(path).is_file():
         raise ForecastError(f"{path}: no such file. Train or predict first, or correct the path.")
     try:
-        file = pq.ParquetFile(path)
+        return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise ForecastError(f"{path}: not a parquet file. Write it with ForecastWriter.") from error
+
+
+def _open(path: str | Path) -> pq.ParquetFile:
+    """Open a file whose columns are exactly those of `SCHEMA`."""
+    file = open_parquet(path)
     wanted = [f"{field.name}: {field.type}" for field in SCHEMA]
     found = [f"{field.name}: {field.type}" for field in file.schema_arrow]
     if wanted != found:

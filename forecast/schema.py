@@ -7,6 +7,7 @@ session dates. `forecast.forecasts` reads and writes such tables.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,11 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
                 f"{where}: {reason}. Give every column one name and type."
             ) from error
     for name in block.column_names:
+        if re.fullmatch(r"q\d+", name) and name not in QUANTILES:
+            raise ForecastError(
+                f"{where}: {name} is none of the {len(LEVELS)} levels {', '.join(QUANTILES[:3])}, "
+                f"…, {QUANTILES[-1]}. Give the quantiles at these and drop {name}."
+            )
         if name not in SCHEMA.names:
             raise ForecastError(f"{where}: {name} is no column of a Forecasts table. Drop it.")
     for name in SCHEMA.names:
@@ -135,15 +141,18 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         actual & np.isnat(target),
         "actual={actual} has no target_date. Give the date on which it was known.",
     )
-    horizon, code = np.unique(value["horizon"], return_inverse=True)
-    for names, rows in ((_BY_MODEL, np.ones_like(actual)), (_BY_ACTUAL, actual)):
-        size = np.bincount(code[rows], minlength=len(horizon))
-        for name in names:
+    models, model = _codes(table, "model")
+    # A model states a column for a horizon, never for some of its rows only.
+    group = value["horizon"].astype(np.int64) * models + model
+    _, stated = np.unique(group, return_inverse=True)
+    for columns, rows in ((_BY_MODEL, np.ones_like(actual)), (_BY_ACTUAL, actual)):
+        size = np.bincount(stated[rows], minlength=len(stated))
+        for name in columns:
             null = np.isnan(value[name]) & rows
             if null.any():
-                count = np.bincount(code[null], minlength=len(horizon))
+                count = np.bincount(stated[null], minlength=len(stated))
                 refuse(
-                    null & (count < size)[code],
+                    null & (count < size)[stated],
                     f"{name} is null here but not in every row of its horizon. A model states a "
                     f"column for a horizon or does not; fill it or empty it.",
                 )
@@ -157,10 +166,9 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         "quantiles cross (q01={q01}, q50={q50}, q99={q99}). Sort them within the row.",
     )
     # Rows are sorted by key: equal neighbours are duplicates, and groups have their ends at hand.
-    group = code.astype(np.int64)
-    for name in ("model", "part", "symbol"):
-        column = table[name].combine_chunks()
-        group = group * max(1, len(column.dictionary)) + column.indices.to_numpy()
+    for name in ("part", "symbol"):
+        names, code = _codes(table, name)
+        group = group * names + code
     group = group * (value["fold"].max(initial=0) + 1) + value["fold"]
     day = origin.astype(np.int64)
     row = np.lexsort((day, group))
@@ -202,6 +210,12 @@ def _conform(block: pa.Table, field: pa.Field, where: str) -> pa.Array:
         row = column.is_null().index(True).as_py()
         raise ForecastError(f"{where}, row {row}: {field.name} is null. Fill it or drop the row.")
     return column
+
+
+def _codes(table: pa.Table, name: str) -> tuple[int, Any]:
+    """How many names a column has, and which of them each row holds."""
+    column = table[name].combine_chunks()
+    return max(1, len(column.dictionary)), column.indices.to_numpy()
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

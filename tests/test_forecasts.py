@@ -207,6 +207,9 @@ def test_reading_streams_one_block_at_a_time_and_skips_unwanted_ones(
     assert set(found["symbol"]) == {"B"}
     assert len(found) == len(make_block(symbols=("B",)))
     assert read_forecasts(path, symbols=["nobody"]).empty
+    read.clear()
+    assert set(read_forecasts(path, part="test", model=["rnn", "gru"])["model"]) == {"rnn", "gru"}
+    assert read == [6, 8, 9, 11]
 
 
 def test_values_read_can_be_changed(tmp_path: Path) -> None:
@@ -233,6 +236,15 @@ def test_other_widths_and_missing_optional_columns_are_accepted() -> None:
     assert validate(objects, "mine")["origin"].equals(table["origin"])
 
 
+def test_models_of_one_block_may_state_different_columns() -> None:
+    point = make_block(model="point").assign(**dict.fromkeys((*QUANTILES, "std"), np.nan))
+    mixed = pd.concat([make_block(), point], ignore_index=True)
+    validate(mixed, "mine")
+    mixed.loc[len(mixed) - 1, "std"] = 1.0
+    with pytest.raises(ForecastError, match=r"row 25 .*std is null here but not in every row"):
+        validate(mixed, "mine")
+
+
 def test_heads_may_leave_out_a_column_for_a_whole_horizon() -> None:
     validate(make_block().assign(**dict.fromkeys((*QUANTILES, "std", *OPTIONAL), np.nan)), "point")
     block = make_block()
@@ -252,6 +264,8 @@ def at(row: int, **values: Any) -> pd.DataFrame:
     [
         (make_block().drop(columns="q50"), "column q50 is missing"),
         (make_block().assign(note=1), "note is no column"),
+        (make_block().assign(q03=0.0), "q03 is none of the 21 levels q01, q05, q10, …, q99. Give"),
+        (make_block().rename(columns={"q05": "q025"}), "q025 is none of the 21 levels"),
         (make_block().assign(price="12"), "column price is .*, not double. Convert it to numbers"),
         (make_block().assign(horizon=1.5), "column horizon is double, not int16"),
         (make_block().assign(fold=40_000), "column fold is int64, not int16"),
