@@ -57,6 +57,11 @@ class Panel:
     gaps : array of int32, shape (N,)
         Gaps above `max_gap` up to and including this row, so that a target spans none exactly
         where the count at its end equals that at its origin.
+    session_variance : array of float64, shape (N,)
+        Variance of each session's return from its own prices alone, percent², as
+        `session_variance` states it; null in a symbol's first session.
+    market_lag : array of int64, shape (S,)
+        Sessions by which a symbol sees the market late, because its exchange closes earlier.
     """
 
     values: np.ndarray
@@ -66,6 +71,8 @@ class Panel:
     price: np.ndarray
     scale: np.ndarray
     gaps: np.ndarray
+    session_variance: np.ndarray
+    market_lag: np.ndarray
     symbols: tuple[str, ...]
     names: tuple[str, ...]
     dates: np.ndarray
@@ -141,6 +148,8 @@ def make_panel(
         price=_shown_price(frame),
         scale=np.empty(n, np.float32),
         gaps=np.empty(n, np.int32),
+        session_variance=np.empty(n, np.float64),
+        market_lag=np.zeros(len(slices), np.int64),
         symbols=tuple(symbol for symbol, _ in slices),
         names=(),
         dates=dates,
@@ -150,10 +159,11 @@ def make_panel(
     names: list[str] = []
     facts: list[SymbolFacts] = []
     warnings: list[str] = []
-    for symbol, rows in slices:
+    for s, (symbol, rows) in enumerate(slices):
         days = date[rows].astype("datetime64[D]")
         calendar = symbol_calendar(prices, rows)
-        market_return, market_scale = market.at(days, lag=market_lag(calendar, market.calendar))
+        panel.market_lag[s] = market_lag(calendar, market.calendar)
+        market_return, market_scale = market.at(days, lag=int(panel.market_lag[s]))
         history = History(
             date=days,
             columns={c: frame[c].to_numpy()[rows] for c in numeric},
@@ -174,6 +184,7 @@ def make_panel(
         panel.day[rows] = np.searchsorted(dates, days)
         panel.log_price[rows] = 100.0 * np.log(close[rows])
         panel.scale[rows] = history.scale
+        panel.session_variance[rows] = session_variance(history)
         gap = _gaps(days, calendar, dates, max_gap)
         panel.gaps[rows] = np.cumsum(gap)
         facts.append(_facts(symbol, history, gap))
@@ -186,6 +197,29 @@ def make_panel(
     return replace(
         panel, values=values, names=tuple(names), facts=tuple(facts), warnings=tuple(warnings)
     )
+
+
+def session_variance(history: History) -> np.ndarray:
+    """Variance of each session's return, estimated from that session alone, percent², shape (n,).
+
+    The squared overnight return plus the range variance of Rogers and Satchell (1991), which a
+    drift does not bias, where open, high and low are known; elsewhere the squared return. Both
+    have the same expectation under a driftless diffusion, so rows of both kinds can be averaged.
+    A session without any move has variance 0; the first one, whose return is unknown, has none.
+    """
+    squared = history.log_return**2
+    if not {"open", "high", "low"} <= history.columns.keys():
+        return squared
+    close = history.session_close
+    with np.errstate(divide="ignore", invalid="ignore"):
+        opened, high, low = (
+            100.0 * np.log(history.column(name) / close) for name in ("open", "high", "low")
+        )
+        overnight = history.log_return + opened
+        # Rounded prices may contradict each other, a high lie a hair below the close.
+        intraday = np.maximum(high * (high - opened) + low * (low - opened), 0.0)
+        ranged = overnight**2 + intraday
+    return np.where(np.isfinite(ranged), ranged, squared)
 
 
 def _shown_price(frame: pd.DataFrame) -> np.ndarray:

@@ -2,15 +2,19 @@
 
 A baseline is fit on a range of rows, train for the validation part and train + validation for the
 test part, and then states a scaled distribution for every row of a block. Axes as in `block`.
+The naive ones stand here; `make_baselines` makes all of them by name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from forecast.config import ForecastError
 from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
@@ -20,7 +24,24 @@ from forecast.models.distributions import Distribution, Gaussian, StudentT
 from forecast.prices.simulated import Truth
 
 MOST_VALUES = 200_000  # of a pooled fit per horizon; beyond, every k-th is taken
-MIN_HISTORY = 250  # known targets below which `historical` uses the pooled quantiles
+MIN_HISTORY = 250  # known targets or returns below which a symbol's own fit is not trusted
+
+NAIVE = ("historical", "ewma_normal", "ewma_t")
+BASELINES = (  # in the order in which tables and reports list them
+    "historical",
+    "drift",
+    "ewma_normal",
+    "ewma_t",
+    "garch_t",
+    "gjr_t",
+    "gjr_skewt",
+    "egarch_t",
+    "fhs",
+    "har_abs",
+    "gjr_market",
+    "har_pooled",
+    "mean_of_garch",
+)
 
 
 class Baseline(Protocol):
@@ -28,6 +49,24 @@ class Baseline(Protocol):
 
     def distribution(self, block: Block) -> Distribution:
         """Scaled distribution at every row and horizon, N·H rows."""
+
+
+class Tabulated(Distribution):
+    """A forecast known by numbers alone, expected shortfall at the two lowest levels among them.
+
+    Parameters
+    ----------
+    facts : array of float64, shape (..., 25)
+        Mean, standard deviation, the 21 quantiles, expected shortfall at 1 % and at 5 %.
+    """
+
+    def __init__(self, facts: np.ndarray) -> None:
+        count = 2 + len(LEVELS)
+        super().__init__(mean=facts[..., 0], std=facts[..., 1], quantiles=facts[..., 2:count])
+        self._shortfall = dict(zip(LEVELS[:2], np.moveaxis(facts[..., count:], -1, 0), strict=True))
+
+    def expected_shortfall(self, level: float) -> np.ndarray | None:
+        return self._shortfall.get(level)
 
 
 class Historical:
@@ -46,17 +85,19 @@ class Historical:
     def distribution(self, block: Block) -> Distribution:
         facts = np.stack([self._of_symbol.get(int(s), self._pooled) for s in block.symbols])
         mine = np.searchsorted(block.symbols, block.symbol)
-        scaled = (facts[mine] / block.unit[..., None]).reshape(-1, facts.shape[-1])
-        return Distribution(mean=scaled[:, 0], std=scaled[:, 1], quantiles=scaled[:, 2:])
+        return Tabulated((facts[mine] / block.unit[..., None]).reshape(-1, facts.shape[-1]))
 
 
 def _describe(percent_NH: np.ndarray) -> np.ndarray:
-    """Mean, standard deviation and the 21 quantiles of each horizon, shape (H, 23)."""
-    result = np.full((percent_NH.shape[1], 2 + len(LEVELS)), np.nan)
+    """What `Tabulated` wants of each horizon's sample, shape (H, 25)."""
+    result = np.full((percent_NH.shape[1], 4 + len(LEVELS)), np.nan)
     for h, column in enumerate(percent_NH.T):
         known = column[~np.isnan(column)]
         if len(known):
-            result[h] = [known.mean(), known.std(), *np.quantile(known, LEVELS)]
+            quantiles = np.quantile(known, LEVELS)
+            # Never empty: the smallest value does not exceed an interpolated quantile.
+            shortfall = [known[known <= q].mean() for q in quantiles[:2]]
+            result[h] = [known.mean(), known.std(), *quantiles, *shortfall]
     return result
 
 
@@ -72,16 +113,53 @@ class EwmaNormal:
 
 
 class EwmaT:
-    """Student t around zero: the scale times a factor, both fit by likelihood per horizon."""
+    """Student t around zero: the scale times a factor, both fit by likelihood per horizon.
+
+    Attributes
+    ----------
+    sigma, df : array of float64, shape (H,)
+        Scale, in scaled units, and degrees of freedom of the t.
+    """
 
     def __init__(self, panel: Panel, task: Task, fit: Range) -> None:
         scaled = pooled(panel, task, fit, scaled=True)
-        self._sigma, self._df = np.transpose([fit_t(y[~np.isnan(y)]) for y in scaled.T])
+        self.sigma, self.df = np.transpose([fit_t(y[~np.isnan(y)]) for y in scaled.T])
 
     def distribution(self, block: Block) -> Distribution:
-        rows = len(block.row)
-        sigma, df = np.tile(self._sigma, rows), np.tile(self._df, rows)
-        return StudentT(mu=np.zeros(block.unit.size), sigma=sigma, df=df)
+        return self.around(np.zeros(block.unit.size))
+
+    def around(self, mu_M: np.ndarray) -> Distribution:
+        """The same t with other means, in scaled units."""
+        rows = len(mu_M) // len(self.sigma)
+        return StudentT(mu=mu_M, sigma=np.tile(self.sigma, rows), df=np.tile(self.df, rows))
+
+
+class Drift:
+    """`EwmaT` around the mean of the fitting years instead of zero.
+
+    The mean is the symbol's mean return per session times the horizon, that of all symbols'
+    returns where history is short: what the out-of-sample R² of a mean is taken against.
+    """
+
+    def __init__(self, panel: Panel, task: Task, fit: Range, ewma_t: EwmaT) -> None:
+        self._ewma_t = ewma_t
+        own = [fit_returns(panel, fit, s) for s in range(len(panel.symbols))]
+        everything = np.concatenate(own) if own else np.empty(0)
+        pooled_mean = everything.mean() if len(everything) else 0.0
+        self._mean_S = np.array([r.mean() if len(r) >= MIN_HISTORY else pooled_mean for r in own])
+
+    def distribution(self, block: Block) -> Distribution:
+        mean_NH = self._mean_S[block.symbol][:, None] * np.array(block.task.horizons)
+        return self._ewma_t.around((mean_NH / block.unit).reshape(-1))
+
+
+def fit_returns(panel: Panel, fit: Range, s: int) -> np.ndarray:
+    """A symbol's percent returns of the sessions that follow a fitting row, none across a gap."""
+    low, high = int(fit.low[s]), int(min(fit.high[s], panel.offsets[s + 1] - 1))
+    if high <= low:
+        return np.empty(0)
+    returns = np.diff(panel.log_price[low : high + 1])
+    return returns[np.diff(panel.gaps[low : high + 1]) == 0]
 
 
 def fit_t(y: np.ndarray) -> tuple[float, float]:
@@ -160,13 +238,6 @@ class _True(Distribution):
         return None if value is None else value.reshape(-1)
 
 
-BASELINES: dict[str, type[Historical] | type[EwmaNormal] | type[EwmaT]] = {
-    "historical": Historical,
-    "ewma_normal": EwmaNormal,
-    "ewma_t": EwmaT,
-}
-
-
 def pooled(panel: Panel, task: Task, fit: Range, *, scaled: bool) -> np.ndarray:
     """Targets of all symbols' rows, thinned evenly to what a fit needs, shape (≤ 200,000, H)."""
     step = max(1, -(-fit.rows // MOST_VALUES))
@@ -187,11 +258,79 @@ def fit_range(ranges: dict[str, Range], part: str) -> Range:
 
 
 def make_baselines(
-    panel: Panel, task: Task, ranges: dict[str, Range], part: str, truth: Truth | None = None
+    panel: Panel,
+    task: Task,
+    ranges: dict[str, Range],
+    part: str,
+    *,
+    names: Iterable[str] = NAIVE,
+    truth: Truth | None = None,
+    seed: int = 0,
 ) -> dict[str, Baseline]:
-    """The naive baselines of a part, fit, and the truth where the data are simulated."""
+    """Baselines of a part, fit, in the order of `BASELINES`.
+
+    Parameters
+    ----------
+    ranges : dict of Range
+        `fit_range` says which of them are fit on.
+    names : names among `BASELINES`.
+    truth : Truth, optional
+        Where the data are simulated: adds `truth`, last.
+    seed : int
+        Of the simulated paths of the GARCH family.
+
+    Raises
+    ------
+    ForecastError
+        An unknown name.
+    """
+    from forecast.models.filtered import FilteredGarch
+    from forecast.models.garch import GarchFits
+    from forecast.models.pool import MEMBERS, MeanOfGarch
+
+    wanted = list(names)
+    for name in wanted:
+        if name not in BASELINES:
+            raise ForecastError(
+                f"backtest.baselines: {name!r} is no baseline. Choose among {', '.join(BASELINES)}."
+            )
     fit = fit_range(ranges, part)
-    result: dict[str, Baseline] = {name: make(panel, task, fit) for name, make in BASELINES.items()}
+    # What several baselines stand on is fit once, and only if one of them is asked for.
+    garch = GarchFits(panel, task, fit, seed=seed)
+    ewma_t = cache(lambda: EwmaT(panel, task, fit))
+    filtered = cache(lambda name: FilteredGarch(garch, name, ewma_t()))
+
+    def har_abs() -> Baseline:
+        from forecast.models.har import HarAbs
+
+        return HarAbs(panel, task, fit)
+
+    def gjr_market() -> Baseline:
+        from forecast.models.pooled import GjrMarket
+
+        return GjrMarket(panel, task, fit, garch.volatility("gjr_t"))
+
+    def har_pooled() -> Baseline:
+        from forecast.models.har import HarPooled
+
+        return HarPooled(panel, task, fit)
+
+    make: dict[str, Callable[[], Baseline]] = {
+        "historical": lambda: Historical(panel, task, fit),
+        "drift": lambda: Drift(panel, task, fit, ewma_t()),
+        "ewma_normal": lambda: EwmaNormal(panel, task, fit),
+        "ewma_t": ewma_t,
+        "garch_t": lambda: filtered("garch_t"),
+        "gjr_t": lambda: filtered("gjr_t"),
+        "gjr_skewt": lambda: filtered("gjr_skewt"),
+        "egarch_t": lambda: filtered("egarch_t"),
+        "fhs": lambda: filtered("fhs"),
+        "har_abs": har_abs,
+        "gjr_market": gjr_market,
+        "har_pooled": har_pooled,
+        "mean_of_garch": lambda: MeanOfGarch([filtered(name) for name in MEMBERS]),
+    }
+    result = {name: make[name]() for name in BASELINES if name in wanted}
     if truth is not None:
         result["truth"] = TrueProcess(truth)
     return result

@@ -6,7 +6,7 @@ Axes: N rows of the block, H horizons, M = N·H forecasts (horizon fastest), S s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,8 @@ from forecast.dataset.panel import Panel
 from forecast.dataset.windows import BLOCK_SYMBOLS
 from forecast.forecasts import LEVELS, QUANTILES, SCHEMA
 from forecast.models.distributions import Distribution
+
+OF_ORIGINS = ("row", "symbol", "unit", "actual", "end")  # attributes with an axis N
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ class Block:
     def scaled_actual(self) -> np.ndarray:
         """Targets as the network sees them, shape (N, H)."""
         return self.actual / self.unit
+
+    def take(self, rows: slice) -> Block:
+        """Some of the block's origins."""
+        chosen = {name: getattr(self, name)[rows] for name in OF_ORIGINS}
+        return replace(self, **chosen)
 
     def table(self, distribution: Distribution, *, model: str, part: str, fold: int) -> pa.Table:
         """Forecasts table of one model: `distribution` is scaled and has M rows."""
@@ -107,7 +114,10 @@ class Block:
         return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
 
     def realized_variance(self) -> np.ndarray:
-        """Sum of squared daily returns over each target, percent squared, shape (N, H)."""
+        """Sum of squared daily returns over each target, percent squared, shape (N, H).
+
+        Of closes even where ranges are known: all models of all sources are scored on one proxy.
+        """
         result = np.full(self.end.shape, np.nan)
         for s in self.symbols:
             rows = self.panel.symbol_rows(s)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 PricesOf = Callable[..., Prices]
 seeds = st.integers(0, 10_000)
+PER_ROW = ("values", "day", "log_price", "price", "scale", "gaps", "session_variance")
 RETURNS = FeatureSet(columns=["return"])
 
 
@@ -89,9 +90,87 @@ def test_a_panel_of_what_was_known_is_the_beginning_of_the_whole_panel(
         mine = past.symbol_rows(s)
         start = whole.symbol_rows(whole.symbols.index(symbol)).start
         same = slice(start, start + mine.stop - mine.start)
-        for column in ("values", "day", "log_price", "price", "scale", "gaps"):
+        for column in PER_ROW:
             old, new = getattr(past, column)[mine], getattr(whole, column)[same]
             assert old.tobytes() == new.tobytes(), column
+
+
+# Variance of a session
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds)
+def test_a_sessions_variance_is_its_squared_return_where_there_are_closes_alone(
+    random_prices: PricesOf, seed: int
+) -> None:
+    panel = plain_panel(random_prices(seed))
+    for s in range(len(panel.symbols)):
+        rows = panel.symbol_rows(s)
+        squared = np.diff(panel.log_price[rows], prepend=np.nan) ** 2
+        np.testing.assert_allclose(panel.session_variance[rows], squared, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds)
+def test_with_bars_it_is_the_overnight_square_plus_the_range_of_rogers_and_satchell(
+    random_prices: PricesOf, seed: int
+) -> None:
+    prices = random_prices(seed, bars=True)
+    panel = plain_panel(prices)
+    frame = prices.frame
+    for n in range(panel.rows):
+        if n in panel.offsets:
+            assert np.isnan(panel.session_variance[n])
+            continue
+        o, high, low, c = (frame[x].iloc[n] for x in ("open", "high", "low", "close"))
+        before = frame["close"].iloc[n - 1]
+        overnight = np.log(o / before)
+        ranged = np.log(high / c) * np.log(high / o) + np.log(low / c) * np.log(low / o)
+        expected = 1e4 * (np.log(c / before) ** 2 if np.isnan(o) else overnight**2 + ranged)
+        assert panel.session_variance[n] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_both_kinds_of_variance_expect_that_of_the_return(prices_of: PricesOf) -> None:
+    """A random walk of many steps a session, a third of it overnight."""
+    rng = np.random.default_rng(0)
+    sessions, steps = 3000, 200
+    night = rng.normal(0, 0.5, sessions)
+    day = np.cumsum(rng.normal(0, 1 / np.sqrt(steps), (sessions, steps)), axis=1)
+    close = np.cumsum(night + day[:, -1])
+    opening = close - day[:, -1]
+    path = {
+        "open": opening,
+        "high": opening + np.maximum(day.max(axis=1), 0),
+        "low": opening + np.minimum(day.min(axis=1), 0),
+    }
+    bars = {name: {"A": 50 * np.exp(x / 100)} for name, x in path.items()}
+    panel = plain_panel(prices_of({"A": 50 * np.exp(close / 100)}, **bars))
+    ranged = panel.session_variance[1:]
+    squared = np.diff(panel.log_price) ** 2
+    assert squared.mean() == pytest.approx(1.25, rel=0.08)
+    # Ranges between 200 steps fall short of those of a continuous walk.
+    assert ranged.mean() == pytest.approx(1.25, rel=0.12)
+    assert ranged.std() < 0.6 * squared.std()
+
+
+def test_a_session_without_a_move_has_no_variance_and_a_rounded_bar_no_negative_one(
+    prices_of: PricesOf,
+) -> None:
+    flat = np.full(30, 10.0)
+    for high in (10.0, 10.0 - 1e-9):  # a hair below the close
+        bars = {"open": {"A": flat}, "high": {"A": np.full(30, high)}, "low": {"A": flat - 0.1}}
+        panel = plain_panel(prices_of({"A": flat}, **bars))
+        assert (panel.session_variance[1:] >= 0).all()
+    bars["low"] = bars["high"] = {"A": flat}
+    still = plain_panel(prices_of({"A": flat}, **bars))
+    np.testing.assert_array_equal(still.session_variance[1:], 0)
+
+
+def test_symbols_whose_exchange_closes_before_the_markets_see_it_late(prices_of: PricesOf) -> None:
+    close = {"A": np.linspace(10, 12, 40), "B": np.linspace(10, 9, 40)}
+    prices = prices_of(close, calendar={"A": "XNYS", "B": "XTKS"})
+    lags = {m: make_panel(prices, RETURNS, market=m).market_lag.tolist() for m in ("A", "B", None)}
+    assert lags == {"A": [0, 1], "B": [0, 0], None: [0, 0]}
 
 
 # Gaps

@@ -9,9 +9,15 @@ import pytest
 
 from forecast import compose, load_prices
 from forecast.config import plain
-from forecast.dataset.datamodule import PriceDataModule
+from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.features import FeatureSet
+from forecast.dataset.folds import Range
+from forecast.dataset.panel import Panel, make_panel
+from forecast.models.baselines import EwmaT
+from forecast.models.garch import GarchFits
 from forecast.models.pipeline import make_datamodule
 from forecast.prices.frame import Prices
+from forecast.prices.simulated import simulated
 
 Config = dict[str, Any]
 MakeConfig = Callable[..., Config]
@@ -68,3 +74,31 @@ def prices(config: MakeConfig) -> Prices:
 @pytest.fixture
 def datamodule(config: MakeConfig, prices: Prices) -> PriceDataModule:
     return make_datamodule(config(), prices)
+
+
+# What the GARCH family is tested on: fit on sessions 30 to 1000 of 1300, forecast afterwards.
+
+
+@pytest.fixture(scope="session")
+def garch_prices() -> Prices:
+    return simulated(process="garch", n_symbols=3, n_sessions=1300, drift=0.05, seed=3)
+
+
+@pytest.fixture(scope="session")
+def panel(garch_prices: Prices) -> Panel:
+    return make_panel(garch_prices, FeatureSet(columns=["return"]), market=None)
+
+
+@pytest.fixture(scope="session")
+def fit_rows(panel: Panel) -> Range:
+    return Range(low=panel.offsets[:-1] + 30, high=panel.offsets[:-1] + 1000)
+
+
+@pytest.fixture(scope="session")
+def fits(panel: Panel, fit_rows: Range) -> GarchFits:
+    return GarchFits(panel, Task(horizons=(1, 5, 20), warmup=30, length=60), fit_rows)
+
+
+@pytest.fixture(scope="session")
+def ewma_t(fits: GarchFits, fit_rows: Range) -> EwmaT:
+    return EwmaT(fits.panel, fits.task, fit_rows)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from forecast.config import ForecastError
 from forecast.dataset.datamodule import Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range, make_fold, ranges
@@ -20,10 +21,13 @@ from forecast.forecasts import LEVELS, validate
 from forecast.models import baselines as module
 from forecast.models.baselines import (
     BASELINES,
+    NAIVE,
+    Drift,
     EwmaNormal,
     EwmaT,
     Historical,
     fit_range,
+    fit_returns,
     fit_t,
     make_baselines,
     pooled,
@@ -36,6 +40,7 @@ RandomPanel = Callable[..., Panel]
 seeds = st.integers(0, 10_000)
 TASK = Task(horizons=(1, 5), warmup=5, length=30)
 RETURNS = FeatureSet(columns=["return"])
+SIMPLE = ("historical", "drift", "ewma_normal", "ewma_t")  # those of this file
 
 
 def split(panel: Panel, task: Task = TASK) -> dict[str, Range]:
@@ -89,6 +94,10 @@ def test_historical_states_the_quantiles_of_the_fitting_rows(
         np.testing.assert_allclose(stated.quantiles[n] * unit[n], expected, rtol=1e-9, atol=1e-9)
         assert stated.mean[n] * unit[n] == pytest.approx(sample.mean(), abs=1e-9)
         assert stated.std[n] * unit[n] == pytest.approx(sample.std())
+        for level, quantile in zip(LEVELS[:2], expected[:2], strict=True):
+            shortfall = stated.expected_shortfall(level)
+            assert shortfall is not None
+            assert shortfall[n] * unit[n] == pytest.approx(sample[sample <= quantile].mean())
 
 
 def test_fitting_rows_end_before_the_part_begins(random_panel: RandomPanel) -> None:
@@ -122,11 +131,10 @@ def test_no_baselines_fit_depends_on_prices_of_the_part_it_is_scored_on(
     said = []
     for panel in (first, second):
         rows = ranges(panel, fold, reach=TASK.reach, warmup=TASK.warmup)
-        fitted = make_baselines(panel, TASK, rows, part)
-        assert list(fitted) == list(BASELINES)
+        fitted = make_baselines(panel, TASK, rows, part, names=SIMPLE)
         # Of one and the same block, so that only the fits can differ.
         said.append({name: b.distribution(block) for name, b in fitted.items()})
-    for name in BASELINES:
+    for name in SIMPLE:
         one, other = said[0][name], said[1][name]
         for attribute in ("mean", "std", "quantiles"):
             left, right = getattr(one, attribute), getattr(other, attribute)
@@ -174,6 +182,80 @@ def test_ewma_t_is_fit_by_horizon_on_scaled_targets_of_the_fitting_rows(
         np.testing.assert_array_equal(said.mean, 0)
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds, shortest=st.sampled_from([20, 60, 1000]))
+def test_drift_is_ewma_t_around_the_mean_return_of_the_fitting_years(
+    random_panel: RandomPanel, seed: int, shortest: int
+) -> None:
+    panel = random_panel(seed, symbols=3, sessions=150)
+    rows = split(panel)
+    block = only_block(panel, rows["test"])
+    ewma_t = EwmaT(panel, TASK, rows["train"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MIN_HISTORY", shortest)
+        said = Drift(panel, TASK, rows["train"], ewma_t).distribution(block)
+    plain = ewma_t.distribution(block)
+    returns = [fit_returns(panel, rows["train"], s) for s in range(3)]
+    assert said.quantiles is not None and plain.quantiles is not None
+    unit = block.unit.ravel()
+    for n, s in enumerate(np.repeat(block.symbol, 2)):
+        sample = returns[s] if len(returns[s]) >= shortest else np.concatenate(returns)
+        mean = sample.mean() * TASK.horizons[n % 2] / unit[n]
+        assert said.mean[n] == pytest.approx(mean)
+        np.testing.assert_allclose(said.quantiles[n], plain.quantiles[n] + mean, atol=1e-12)
+    np.testing.assert_array_equal(said.std, plain.std)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds)
+def test_returns_of_a_fit_follow_its_rows_and_span_no_gap(
+    random_panel: RandomPanel, seed: int
+) -> None:
+    panel = random_panel(seed, symbols=3, sessions=60)
+    rng = np.random.default_rng(seed)
+    panel = replace(panel, gaps=np.cumsum(rng.random(panel.rows) < 0.1).astype(np.int32))
+    everything = Range(low=panel.offsets[:-1] + 2, high=panel.offsets[1:])
+    for s in range(len(panel.symbols)):
+        expected = [
+            panel.log_price[row + 1] - panel.log_price[row]
+            for row in range(everything.low[s], everything.high[s])
+            if row + 1 < panel.offsets[s + 1] and panel.gaps[row + 1] == panel.gaps[row]
+        ]
+        np.testing.assert_array_equal(fit_returns(panel, everything, s), expected)
+
+
+def test_baselines_are_made_by_name_in_one_order(random_panel: RandomPanel) -> None:
+    panel = random_panel(1, sessions=150)
+    rows = split(panel)
+    assert list(make_baselines(panel, TASK, rows, "test")) == list(NAIVE)
+    asked = ["ewma_t", "drift", "historical", "drift"]
+    made = make_baselines(panel, TASK, rows, "test", names=asked)
+    assert list(made) == ["historical", "drift", "ewma_t"]
+    assert make_baselines(panel, TASK, rows, "test", names=[]) == {}
+
+
+def test_all_baselines_can_be_made_though_no_symbol_has_history_enough(
+    random_panel: RandomPanel,
+) -> None:
+    panel = random_panel(1, symbols=6, sessions=150)
+    rows = split(panel)
+    made = make_baselines(panel, TASK, rows, "test", names=BASELINES)
+    assert list(made) == list(BASELINES)
+    block = only_block(panel, rows["test"])
+    for name, baseline in made.items():
+        said = baseline.distribution(block)
+        assert said.quantiles is not None and np.isfinite(said.quantiles).all(), name
+        for level in LEVELS[:2]:
+            shortfall = said.expected_shortfall(level)
+            assert shortfall is not None and np.isfinite(shortfall).all(), name
+
+
+def test_an_unknown_baseline_is_refused_by_name(random_panel: RandomPanel) -> None:
+    panel = random_panel(1, sessions=150)
+    with pytest.raises(ForecastError, match=r"^backtest.baselines: 'garch' is no baseline.*fhs"):
+        make_baselines(panel, TASK, split(panel), "test", names=["garch"])
+
+
 def test_ewma_normal_is_a_normal_with_the_trailing_scale(random_panel: RandomPanel) -> None:
     panel = random_panel(3, sessions=150)
     rows = split(panel)
@@ -197,7 +279,7 @@ def test_all_models_of_a_part_state_the_same_rows_and_a_valid_table(
     for part in ("validation", "test"):
         block = only_block(panel, rows[part])
         keys = []
-        for name, baseline in make_baselines(panel, TASK, rows, part).items():
+        for name, baseline in make_baselines(panel, TASK, rows, part, names=SIMPLE).items():
             table = block.table(baseline.distribution(block), model=name, part=part, fold=0)
             keys.append(validate(table, name).select(["symbol", "origin", "horizon", "actual"]))
         assert all(key.equals(keys[0]) for key in keys)
@@ -235,7 +317,7 @@ def test_truth_states_the_simulators_own_distribution(process: str, delay: int) 
     truth = prices.truth
     assert truth is not None
     block = only_block(panel, rows["validation"], task)
-    said = make_baselines(panel, task, rows, "validation", truth)["truth"].distribution(block)
+    said = make_baselines(panel, task, rows, "validation", truth=truth)["truth"].distribution(block)
     table = block.table(said, model="truth", part="validation", fold=0)
     frame = validate(table, "truth").to_pandas()
     assert frame["actual"].notna().all() and frame["symbol"].nunique() > 2

@@ -218,6 +218,33 @@ def test_scores_of_a_normal_are_scipys_and_scoringrules_in_percent(
     assert LEVELS[:2] == (0.01, 0.05)
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds, task=tasks, start=st.integers(0, 5), step=st.integers(1, 4))
+def test_some_origins_of_a_block_are_those_rows_of_its_table(
+    random_panel: RandomPanel, seed: int, task: Task, start: int, step: int
+) -> None:
+    block = random_block(random_panel(seed, halts=2), task, seed)
+    rows = slice(start, None, step)
+    some, horizons = block.take(rows), len(task.horizons)
+    whole, part = (
+        b.table(stated(b.unit.size, "point"), model="any", part="test", fold=0).drop(["mean"])
+        for b in (block, some)
+    )
+    index = np.arange(whole.num_rows).reshape(-1, horizons)[rows].reshape(-1)
+    assert part.to_pylist() == whole.take(index).to_pylist()
+
+
+def test_realised_variance_is_of_closes_even_where_ranges_are_known(
+    random_panel: RandomPanel,
+) -> None:
+    """QLIKE compares models of all sources on one proxy."""
+    closes, bars = (random_panel(3, bars=True), random_panel(3, bars=True))
+    bars = replace(bars, session_variance=bars.session_variance * 2)
+    first, second = (random_block(p, Task(), 3).realized_variance() for p in (closes, bars))
+    np.testing.assert_array_equal(first, second)
+    assert not np.isnan(first).all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=seeds, size=st.integers(1, 4))
 def test_blocks_hold_every_row_with_a_scale_once_and_none_is_empty(
