@@ -3,23 +3,90 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 NULL = "\N{EN DASH}"
+BEST = ' class="best" title="best"'
 
 
-def html_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table under a heading row, in a box that scrolls when it is wide or tall."""
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
+class Html(str):
+    """Text that is markup already and is not escaped again."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that stands out: the best of its column."""
+
+    text: object
+    best: bool = False
+
+
+def html_table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: bool = False
+) -> str:
+    """A table under a heading row, in a box that scrolls when it is wide or tall.
+
+    With `wrap`, long cells break into lines.
+    """
+    body = "".join(_row(row) for row in rows)
+    kind = ' class="texts"' if wrap else ""
     return (
-        f'<div class="scroll tall"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll tall"><table{kind}>{_head(heads)}<tbody>{body}</tbody></table></div>'
     )
+
+
+def html_models(
+    heads: Sequence[str],
+    groups: Mapping[str, Mapping[str, Sequence[object]]],
+    *,
+    colour: Callable[[str], str],
+    strong: Collection[str] = (),
+) -> str:
+    """A table with a line per model, in groups under headings of their own.
+
+    Parameters
+    ----------
+    heads : the first is that of the models.
+    groups : heading -> model -> cells; `Cell` marks the best.
+    colour : of a model, for the swatch before its name.
+    strong : models whose lines are set in bold.
+    """
+    html = _head(heads)
+    for heading, rows in groups.items():
+        html += (
+            f'<tbody><tr class="group"><th scope="rowgroup" colspan="{len(heads)}">'
+            f"{escape(heading)}</th></tr>"
+        )
+        for model, cells in rows.items():
+            swatch = f'<span class="swatch" style="background: {colour(model)}"></span>'
+            first = Html(swatch + escape(model))
+            html += _row((first, *cells), ' class="network"' if model in strong else "")
+        html += "</tbody>"
+    return f'<div class="scroll tall"><table>{html}</table></div>'
+
+
+def html_details(summary: str, body: str, *, opened: bool = False) -> str:
+    """Something that opens and closes when its heading is clicked; it needs no script."""
+    return (
+        f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{body}</details>"
+    )
+
+
+def _head(heads: Sequence[str]) -> str:
+    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    return f"<thead><tr>{cells}</tr></thead>"
+
+
+def _row(cells: Iterable[object], attributes: str = "") -> str:
+    html = ""
+    for cell in cells:
+        best, text = (cell.best, cell.text) if isinstance(cell, Cell) else (False, cell)
+        inner = text if isinstance(text, Html) else escape(str(text))
+        html += f"<td{BEST if best else ''}>{inner}</td>"
+    return f"<tr{attributes}>{html}</tr>"
 
 
 def html_text(text: object) -> str:
@@ -49,8 +116,8 @@ def fact(value: Any) -> str:
 
 
 def number(value: Any, digits: int, factor: float = 1) -> str:
-    """`factor * value` with so many digits; a dash for null."""
-    return NULL if is_null(value) else f"{factor * value:,.{digits}f}"
+    """`factor * value` with so many digits, no zero with a minus; a dash for null."""
+    return NULL if is_null(value) else f"{factor * value:z,.{digits}f}"
 
 
 def is_null(value: Any) -> bool:

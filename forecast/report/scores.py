@@ -1,123 +1,80 @@
-"""What came out of a run, in words and in tables of scores."""
+"""Tables of scores, and how to read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from forecast.report import figures
-from forecast.report.markup import date_range, html_list, html_text, is_null, number
+from forecast.report.markup import Cell, date_range, html_models, is_null, number
+from forecast.report.roster import (
+    benchmark,
+    horizons_of,
+    networks,
+    newest_part,
+    ordered,
+    scores_at,
+)
+from forecast.report.style import colour, in_words
 
 if TYPE_CHECKING:
     from forecast.run import Run
 
-BEST, NETWORK = ' class="best" title="best"', ' class="network"'
+Row = Mapping[str, Any]
 
-# What no test of a run can see; every report says it.
-ALWAYS = (
-    "The choice of symbols: whoever chose them knew which companies would matter later.",
-    "Revised data: prices as they are stored today may differ from those known at the time.",
-    "Constants chosen with hindsight: half-lives, window lengths and defaults were set by people "
-    "who had seen such data.",
-    "Repeated looks: each further look at the test range makes its scores a little less of a "
-    "test. The ledger in the outputs folder counts them.",
-    "Luck: differences below stand without a significance test; part of each is luck.",
-)
-
-# key, heading, digits, factor, what is best: lowest, nearest to a number, or nothing
-COLUMNS: tuple[tuple[str, str, int, float, float | None], ...] = (
-    ("crps", "crps, %", 4, 1, -np.inf),
-    ("crps_exact", "exact crps, %", 4, 1, -np.inf),
-    ("mae", "MAE, %", 4, 1, -np.inf),
+# key, heading, digits, factor, what is best: lowest, highest, nearest to a number, or nothing
+Column = tuple[str, str, int, float, float | None]
+LOW, HIGH = -np.inf, np.inf
+COLUMNS: tuple[Column, ...] = (
+    ("crps", "crps, %", 4, 1, LOW),
+    ("crps_exact", "exact crps, %", 4, 1, LOW),
+    ("mae", "MAE, %", 4, 1, LOW),
     ("mae_zero", "MAE of no change, %", 4, 1, None),
     ("coverage_50", "in 50 % interval, %", 2, 100, 0.5),
     ("coverage_90", "in 90 % interval, %", 2, 100, 0.9),
-    ("log_score", "log score, nats", 4, 1, -np.inf),
-    ("crps_scaled", "crps, scaled", 4, 1, -np.inf),
+    ("log_score", "log score, nats", 4, 1, LOW),
+    ("crps_scaled", "crps, scaled", 4, 1, LOW),
     ("rows", "forecasts", 0, 1, None),
+)
+DISTRIBUTION: tuple[Column, ...] = (
+    ("crps", "crps, %", 4, 1, LOW),
+    ("beside", "beside {benchmark}, %", 2, 1, None),
+    ("crps_exact", "exact crps, %", 4, 1, LOW),
+    ("log_score", "log score, nats", 4, 1, LOW),
+    ("qlike", "QLIKE", 4, 1, LOW),
+    ("crps_scaled", "crps, scaled", 4, 1, LOW),
+    ("coverage_50", "in 50 % interval, %", 2, 100, 0.5),
+    ("coverage_90", "in 90 % interval, %", 2, 100, 0.9),
+    ("interval_90", "interval score 90 %, %", 3, 1, LOW),
+    ("rows", "forecasts", 0, 1, None),
+)
+DIRECTION: tuple[Column, ...] = (
+    ("mae", "MAE, %", 4, 1, LOW),
+    ("mae_zero", "MAE of no change, %", 4, 1, None),
+    ("r2_zero", "R² beside zero, %", 2, 100, HIGH),
+    ("r2_zero_t", "t", 1, 1, None),
+    ("r2_mean", "R² beside the drift, %", 2, 100, HIGH),
+    ("r2_mean_t", "t", 1, 1, None),
+    ("hit_rate", "right sign, %", 2, 100, HIGH),
+    ("always_up", "always up, %", 2, 100, None),
+    ("hit_t", "t", 1, 1, None),
+    ("ic", "IC", 3, 1, HIGH),
+    ("ic_t", "t", 1, 1, None),
+    ("rank_ic", "rank IC", 3, 1, HIGH),
+    ("rank_ic_t", "t", 1, 1, None),
 )
 
 
-def summary(run: Run) -> str:
-    """One paragraph on what was asked, a line per horizon on what came out, then the cautions."""
-    config, data, metrics = run.config, run.data, run.metrics
-    cell, head, parts = config["model"]["cell"], config["head"]["name"], metrics["parts"]
-    members, ranges = config["ensemble"], {p: date_range(d) for p, d in data["fold"].items()}
-    horizons = sorted({horizon for part in parts for horizon in horizons_of(metrics, part)})
-    asked = (
-        f"{f'An ensemble of {members} {cell} networks' if members > 1 else f'One {cell} network'} "
-        f"with the head {head} learned from {ranges.get('train')} to state, at the close of every "
-        f"session, the {'expectation' if head == 'point' else 'distribution'} of the log return "
-        f"over the next {figures.in_words(horizons)}. The data are {len(data['symbols']):,} "
-        f"symbols of the source {data['source']}, {date_range(data['dates'])}. Scored on "
-        f"{' and '.join(f'{part} ({ranges.get(part)})' for part in parts)}:"
-    )
-    outcomes = [_outcome(metrics, cell, horizon) for horizon in horizons]
-    cautions = [*data["warnings"]]
-    if "test" in parts:
-        cautions.append(
-            f"The test range, {ranges.get('test')}, has been opened: what is chosen after reading "
-            "this page is no longer tested by it."
-        )
-    return (
-        f"<p>{html_text(asked)}</p>{html_list(outcomes)}"
-        '<div class="careful"><strong>What to be careful about</strong>'
-        f"{html_list([*cautions, *ALWAYS])}</div>"
-    )
-
-
-def _outcome(metrics: Mapping[str, Any], network: str, horizon: int) -> str:
-    """The network beside the best naive baseline on every part, and its intervals on the last."""
-    clauses, intervals = [], ""
-    for part in metrics["parts"]:
-        scores = _at(metrics, part, horizon)
-        own = scores.get(network, {})
-        naive = {
-            model: row["crps"]
-            for model, row in scores.items()
-            if model not in (network, "truth") and not is_null(row.get("crps"))
-        }
-        if not is_null(own.get("crps")) and naive:
-            best = min(naive, key=lambda model: naive[model])
-            clauses.append(
-                f"crps {_beside(own['crps'], naive[best])} the best naive baseline's ({best}) "
-                f"on {part}"
-            )
-        elif not is_null(own.get("mae")) and not is_null(own.get("mae_zero")):
-            clauses.append(
-                f"mean absolute error {_beside(own['mae'], own['mae_zero'])} that of forecasting "
-                f"no change on {part}"
-            )
-        else:
-            clauses.append(f"nothing scored on {part}")
-        if not is_null(own.get("coverage_50")) and not is_null(own.get("coverage_90")):
-            intervals = (
-                f" On {part}, {number(own['coverage_50'], 1, 100)} % of the outcomes fell within "
-                f"its 50 % intervals and {number(own['coverage_90'], 1, 100)} % within its 90 % "
-                "intervals."
-            )
-    return f"Over {figures.in_words([horizon])}: {', '.join(clauses)}.{intervals}"
-
-
-def _at(metrics: Mapping[str, Any], part: str, horizon: int) -> dict[str, Mapping[str, Any]]:
-    """The scores of each model on one part and horizon."""
-    scores = metrics["scores"].get(part) or {}
-    return {model: rows.get(str(horizon)) or {} for model, rows in scores.items()}
-
-
-def _beside(value: float, other: float) -> str:
-    percent = 100 * (value / other - 1) if other else 0.0
-    return f"{abs(percent):.2f} % {'below' if percent < 0 else 'above'}"
-
-
 def score_tables(run: Run) -> str:
-    """How to read them, and a table per part."""
-    metrics, fold, network = run.metrics, run.data["fold"], run.config["model"]["cell"]
+    """How to read them, and the tables of each part."""
+    metrics, walk_forward = run.metrics, "backtest" in run.config
+    lacked = metrics.get("lacked") or {}
     dropped = ", ".join(
-        f"{number(rows, 0)} on {escape(part)}" for part, rows in metrics["dropped"].items() if rows
+        f"{number(rows, 0)} on {escape(part)}{_lacking(lacked.get(part) or {})}"
+        for part, rows in (metrics.get("dropped") or {}).items()
+        if rows
     )
     html = (
         '<p class="note">crps measures a whole distribution as the mean absolute error (MAE) '
@@ -127,59 +84,100 @@ def score_tables(run: Run) -> str:
         "session, an MAE within a few tenths of a percent of that of no change is what returns "
         "allow; over longer horizons the drift of a rising market lowers it.</p>"
     )
-    for part in metrics["parts"]:
-        horizons = horizons_of(metrics, part)
-        html += f"<h3>{escape(f'{part.capitalize()}, {date_range(fold.get(part))}')}</h3>"
+    if walk_forward and len(metrics["parts"]) > 1:
         html += (
-            _score_table({horizon: _at(metrics, part, horizon) for horizon in horizons}, network)
-            if horizons
-            else "<p>No forecast falls into this part.</p>"
+            f'<p class="note">The sections below are about the {escape(str(newest_part(metrics)))} '
+            "part; metrics.json has as much on the others.</p>"
         )
+    asked = networks(run)
+    for part in reversed(metrics["parts"]) if walk_forward else metrics["parts"]:
+        dates = date_range((run.data.get("fold") or {}).get(part))
+        html += f"<h3>{escape(f'{part.capitalize()}, {dates}')}</h3>"
+        scores = {
+            horizon: scores_at(metrics, part, horizon) for horizon in horizons_of(metrics, part)
+        }
+        if not scores:
+            html += "<p>No forecast falls into this part.</p>"
+        elif walk_forward:
+            html += _of_backtest(run, scores, asked)
+        else:
+            html += _table(scores, COLUMNS, asked)
     return html
 
 
-def _score_table(scores: Mapping[int, Mapping[str, Mapping[str, Any]]], network: str) -> str:
+def _lacking(rows: Mapping[str, int]) -> str:
+    """Which models' missing rows made others' be dropped."""
+    listed = ", ".join(f"{escape(model)} {number(count, 0)}" for model, count in rows.items())
+    return f", since lacking in {listed}" if listed else ""
+
+
+def _of_backtest(run: Run, scores: Mapping[int, Mapping[str, Row]], asked: Sequence[str]) -> str:
+    """One table on the distributions and one on the means, networks first."""
+    models = ordered((model for rows in scores.values() for model in rows), asked)
+    against = benchmark(run, models)
+    with_gain = {
+        horizon: {
+            model: {**rows[model], "beside": _beside(rows[model], rows.get(against or "", {}))}
+            for model in models
+            if model in rows
+        }
+        for horizon, rows in scores.items()
+    }
+    columns = [
+        (column[0], column[1].format(benchmark=against), *column[2:])
+        for column in DISTRIBUTION
+        if column[0] != "beside" or against
+    ]
+    return (
+        _table(with_gain, columns, asked)
+        + '<p class="note">The means of the same forecasts. R² is out of sample, beside a forecast '
+        "of zero and beside the mean return of the training years, with the t of Clark and West; "
+        "the t of the right sign is that of Pesaran and Timmermann, clustered by date; IC is the "
+        "correlation of forecast and outcome over the symbols of a date. A dash stands where a "
+        "forecast is constant. A t below 2 is luck.</p>" + _table(with_gain, DIRECTION, asked)
+    )
+
+
+def _beside(row: Row, other: Row) -> float | None:
+    """Percent by which a crps lies above another's."""
+    if is_null(row.get("crps")) or not other.get("crps"):
+        return None
+    return float(100 * (row["crps"] / other["crps"] - 1))
+
+
+def _table(
+    scores: Mapping[int, Mapping[str, Row]], columns: Sequence[Column], asked: Sequence[str]
+) -> str:
     """Horizon by horizon, the best of each column marked (a simulation's truth set aside)."""
-    head = "".join(f'<th scope="col">{heading}</th>' for _, heading, *_ in COLUMNS)
-    html = f'<thead><tr><th scope="col">model</th>{head}</tr></thead>'
+    groups = {}
     for horizon, models in scores.items():
-        best = {key: _best(models, key, goal) for key, *_, goal in COLUMNS}
-        html += (
-            f'<tbody><tr class="group"><th scope="rowgroup" colspan="{len(COLUMNS) + 1}">'
-            f"horizon {figures.in_words([horizon])}</th></tr>"
-        )
-        for model, row in models.items():
-            swatch = f'<span class="swatch" style="background: {figures.colour(model)}"></span>'
-            html += f"<tr{NETWORK if model == network else ''}><td>{swatch}{escape(model)}</td>"
-            for key, _, digits, factor, _ in COLUMNS:
-                mark = BEST if model in best[key] else ""
-                html += f"<td{mark}>{number(row.get(key), digits, factor)}</td>"
-            html += "</tr>"
-        html += "</tbody>"
-    return f'<div class="scroll"><table>{html}</table></div>'
+        best = {key: _best(models, key, goal) for key, *_, goal in columns}
+        groups[f"horizon {in_words([horizon])}"] = {
+            model: [
+                Cell(number(row.get(key), digits, factor), best=model in best[key])
+                for key, _, digits, factor, _ in columns
+            ]
+            for model, row in models.items()
+        }
+    heads = ("model", *(heading for _, heading, *_ in columns))
+    return html_models(heads, groups, colour=colour, strong=asked)
 
 
-def _best(scores: Mapping[str, Mapping[str, Any]], key: str, goal: float | None) -> set[str]:
+def _best(scores: Mapping[str, Row], key: str, goal: float | None) -> set[str]:
     """The models nearest to the goal; none where there is nothing to choose between."""
     if goal is None:
         return set()
+    distance: Callable[[float], float] = (
+        (lambda value: value)
+        if goal == LOW
+        else (lambda value: -value)
+        if goal == HIGH
+        else (lambda value: abs(value - goal))
+    )
     known = {
-        model: row[key] if goal == -np.inf else abs(row[key] - goal)
+        model: distance(row[key])
         for model, row in scores.items()
         if model != "truth" and not is_null(row.get(key))
     }
     best = {model for model, value in known.items() if value == min(known.values())}
     return best if len(best) < len(known) else set()
-
-
-def horizons_of(metrics: Mapping[str, Any], part: str) -> list[int]:
-    """Horizons of which any model of this part has a scored row."""
-    scores = metrics["scores"].get(part) or {}
-    return sorted(
-        {
-            int(horizon)
-            for by_horizon in scores.values()
-            for horizon, row in by_horizon.items()
-            if row and row.get("rows")
-        }
-    )

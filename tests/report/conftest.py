@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
+from forecast.evaluation.assess import assess, table_facts
+from forecast.evaluation.significance import significance
 from forecast.forecasts import INNER, LEVELS, QUANTILES, ForecastWriter
 from forecast.run import Run
 
@@ -97,28 +102,8 @@ def build_run(
             "dropped": {part: 0 for part in parts},
         },
         "data": {
-            "source": "sp500",
-            "sha256": "0" * 64,
-            "calendars": ["XNYS"],
-            "rows": 8000 * len(symbols),
-            "dates": {"first": "1990-01-02", "last": str(days[-1].date())},
+            **build_data(symbols, str(days[-1].date())),
             "fold": fold,
-            "features": ["scaled_return", "log_scale"],
-            "market": {"definition": "equal_weight", "first": "1990-01-02", "last": "2022-12-28"},
-            "symbols": [
-                {
-                    "symbol": symbol,
-                    "first": "1990-01-02",
-                    "last": str(days[-1].date()),
-                    "rows": 8000,
-                    "floor_hits": 3,
-                    "gaps": 0,
-                    "zero_returns": 0.02,
-                }
-                for symbol in symbols
-            ],
-            "left_out": [{"symbol": "NEW", "reason": "only 12 sessions"}],
-            "warnings": ["survivors: these 20 stocks were chosen with hindsight"],
         },
         "environment": {"python": "3.11.9", "device": "cpu", "git_commit": None},
         "timing": {"fit_seconds": 9.81, "targets_per_second": 412345.6, "total_seconds": 20.0},
@@ -136,6 +121,25 @@ def build_run(
     run.write("overrides.yaml", [f"model={network}", f"head={head}"])
     _history(members, random).to_csv(path / "history.csv", index=False)
     return run
+
+
+def build_data(symbols: tuple[str, ...], last: str) -> dict[str, Any]:
+    """What `data.json` says of made-up symbols, but for the ranges."""
+    facts = {"rows": 8000, "floor_hits": 3, "gaps": 0, "zero_returns": 0.02}
+    return {
+        "source": "sp500",
+        "sha256": "0" * 64,
+        "calendars": ["XNYS"],
+        "rows": 8000 * len(symbols),
+        "dates": {"first": "1990-01-02", "last": last},
+        "features": ["scaled_return", "log_scale"],
+        "market": {"definition": "equal_weight", "first": "1990-01-02", "last": "2022-12-28"},
+        "symbols": [
+            {"symbol": symbol, "first": "1990-01-02", "last": last, **facts} for symbol in symbols
+        ],
+        "left_out": [{"symbol": "NEW", "reason": "only 12 sessions"}],
+        "warnings": ["survivors: these 20 stocks were chosen with hindsight"],
+    }
 
 
 _NOTHING: dict[str, Any] = {
@@ -216,11 +220,209 @@ def _history(members: int, random: np.random.Generator) -> pd.DataFrame:
     )
 
 
+def build_backtest(
+    path: Path,
+    *,
+    models: dict[str, float] | None = None,
+    networks: tuple[str, ...] = ("lstm", "gru"),
+    symbols: tuple[str, ...] = ("AAPL", "BA", "KO", "RRC", "XOM"),
+    horizons: tuple[int, ...] = (1, 5),
+    years: tuple[int, ...] = (2019, 2020),
+    parts: tuple[str, ...] = ("validation", "test"),
+    table: bool = False,
+    repetitions: int = 50,
+    seed: int = 0,
+) -> Run:
+    """Write a backtest's folder: made-up forecasts, assessed and tested as real ones are.
+
+    Parameters
+    ----------
+    models : name -> how far its spread strays from the true volatility.
+    years : of the test ranges, one fold each.
+    table : the forecasts were somebody's table, so nothing is known of folds and data.
+    """
+    models = MODELS if models is None else models
+    random = np.random.default_rng(seed)
+    path.mkdir(parents=True)
+    days = pd.bdate_range(f"{years[0] - 1}-01-02", f"{years[-1]}-12-31")
+    longest = max(horizons)
+    cuts = [f"{years[0] - 1}-06-01", *(f"{year}-01-01" for year in years), f"{years[-1] + 1}-01-01"]
+    ranges = [(0, "validation"), *((index, "test") for index in range(len(years)))]
+    market = np.exp(0.3 * np.convolve(random.normal(size=len(days)), np.ones(40) / 6, "same"))
+    returns = {s: 1.3 * market * random.normal(size=len(days)) for s in symbols}
+    with ForecastWriter(path / "forecasts.parquet") as writer:
+        for (fold, part), (low, high) in zip(ranges, pairwise(cuts), strict=True):
+            first, last = days.searchsorted(pd.DatetimeIndex([low, high]))
+            rows = np.arange(int(first), min(int(last), len(days) - longest))
+            if part not in parts:
+                continue
+            for model, stray in models.items():
+                noise = np.exp(stray * np.random.default_rng([seed, len(model)]).normal(size=9))
+                blocks = [
+                    _stated(
+                        returns[symbol],
+                        1.3 * market,
+                        noise[place % 9],
+                        rows,
+                        days.to_numpy("datetime64[s]"),
+                        horizon,
+                        model=model,
+                        fold=fold,
+                        part=part,
+                        symbol=symbol,
+                    )
+                    for place, symbol in enumerate(symbols)
+                    for horizon in horizons
+                ]
+                writer.write(pd.concat(blocks, ignore_index=True))
+    run = Run(path)
+    found = assess(path / "forecasts.parquet")
+    tests, curves = significance(
+        found.daily, found.breakdown, networks=networks, repetitions=repetitions
+    )
+    found.daily.to_parquet(path / "daily.parquet")
+    found.breakdown.to_csv(path / "breakdown.csv", index=False)
+    curves.to_parquet(path / "fluctuation.parquet")
+    scored = [part for part in parts if part in found.metrics["scores"]]
+    run.write(
+        "metrics.json",
+        {
+            **{"objective": 0.55, "parts": scored, "dropped": dict.fromkeys(scored, 0)},
+            **found.metrics,
+            **tests,
+            "networks": list(networks),
+            "fits": {}
+            if table
+            else {
+                network: [
+                    {"fold": fold, "folder": f"fold-{fold:02d}/{network}", "hidden_size": 32}
+                    for fold in range(len(years))
+                ]
+                for network in networks
+            },
+            "fallbacks": {"gjr_t": {"0": [], "1": ["RRC"]}},
+        },
+    )
+    run.write("environment.json", {"python": "3.11.9", "device": "cpu"})
+    run.write("timing.json", {"total_seconds": 20.0})
+    run.write("overrides.yaml", ["backtest.first=2019-01-01"])
+    settings = {"first": cuts[1], "refit": "1y", "train": "expanding", "models": list(networks)}
+    config = {"backtest": settings, "horizons": list(horizons), "model": {"cell": "lstm"}}
+    if table:
+        run.write("config.yaml", {"backtest": {}, "forecasts": "table.parquet"})
+        facts = table_facts(path / "forecasts.parquet")
+        run.write("data.json", {"source": "forecasts", "sha256": "0" * 64, **facts})
+        return run
+    run.write("config.yaml", {**config, "head": {"name": "student_t"}, "ensemble": 3})
+    run.write(
+        "data.json",
+        {
+            **build_data(symbols, str(days[-1].date())),
+            "fold": {
+                "train": ["1990-01-02", f"{years[-1] - 1}-05-31"],
+                "validation": [f"{years[0] - 1}-06-01", f"{years[0] - 1}-12-31"],
+                "test": [f"{years[0]}-01-01", f"{years[-1]}-12-31"],
+            },
+            "folds": [
+                {
+                    "index": index,
+                    "train": ["1990-01-02", f"{year - 1}-05-31"],
+                    "validation": [f"{year - 1}-06-01", f"{year - 1}-12-31"],
+                    "test": [f"{year}-01-01", f"{year}-12-31"],
+                }
+                for index, year in enumerate(years)
+            ],
+        },
+    )
+    for index in range(len(years)):
+        for network in networks:
+            folder = path / f"fold-{index:02d}" / network
+            folder.mkdir(parents=True)
+            _history(3, random).to_csv(folder / "history.csv", index=False)
+    return run
+
+
+# The first two come nearest to the truth; the last knows nothing of volatility.
+MODELS = {
+    "lstm": 0.02,
+    "gru": 0.05,
+    "mlp": 0.1,
+    "gjr_t": 0.2,
+    "drift": 0.25,
+    "ewma_t": 0.3,
+    "historical": 0.6,
+}
+
+
+def _stated(
+    returns: np.ndarray,
+    sigma: np.ndarray,
+    stray: float,
+    rows: np.ndarray,
+    dates: np.ndarray,
+    horizon: int,
+    **columns: object,
+) -> pd.DataFrame:
+    """Normal forecasts of one symbol and horizon at these rows, and what became of them."""
+    summed = np.concatenate([[0.0], np.cumsum(returns)])
+    squares = np.concatenate([[0.0], np.cumsum(returns**2)])
+    actual = summed[rows + horizon + 1] - summed[rows + 1]
+    spread = stray * sigma[rows + 1] * np.sqrt(horizon)
+    mean = 0.02 * horizon + 0.05 * np.log(stray) * np.sin(rows + len(str(columns["symbol"])))
+    z = (actual - mean) / spread
+    tails = {level: -stats.norm.pdf(stats.norm.ppf(level)) / level for level in (0.01, 0.05)}
+    return pd.DataFrame(
+        {
+            **columns,
+            **{"horizon": horizon, "delay": 0},
+            "origin": dates[rows],
+            "target_date": dates[rows + horizon],
+            "price": 50 * np.exp(summed[rows + 1] / 100),
+            "scale": sigma[rows],
+            "actual": actual,
+            "realized_variance": squares[rows + horizon + 1] - squares[rows + 1],
+            "mean": mean,
+            "std": spread,
+            **{name: mean + q * spread for name, q in zip(QUANTILES, NORMAL, strict=True)},
+            "nll": -stats.norm.logpdf(z) + np.log(spread),
+            "pit": stats.norm.cdf(z),
+            "crps_exact": spread
+            * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - 1 / np.sqrt(np.pi)),
+            "es01": mean + tails[0.01] * spread,
+            "es05": mean + tails[0.05] * spread,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folders that were built already, by the builder and its options."""
+    root, known = tmp_path_factory.mktemp("built"), dict[str, Path]()
+
+    def build(builder: Callable[..., Run], **options: Any) -> Path:
+        key = f"{builder.__name__} {options}"
+        if key not in known:
+            known[key] = builder(root / str(len(known)), **options).path
+        return known[key]
+
+    return build
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> Callable[..., Run]:
-    """`make_run(**options)` builds a run folder called lstm-0123456789."""
+def make_run(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., Run]:
+    """`make_run(**options)` gives a run folder called lstm-0123456789."""
 
     def make(name: str = "lstm-0123456789", **options: Any) -> Run:
-        return build_run(tmp_path / name, **options)
+        return Run(shutil.copytree(built(build_run, **options), tmp_path / name))
+
+    return make
+
+
+@pytest.fixture
+def make_backtest(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., Run]:
+    """`make_backtest(**options)` gives a backtest's folder called backtest-0123456789."""
+
+    def make(name: str = "backtest-0123456789", **options: Any) -> Run:
+        return Run(shutil.copytree(built(build_backtest, **options), tmp_path / name))
 
     return make

@@ -211,9 +211,21 @@ def test_a_long_table_of_symbols_is_cut_and_says_so(make_run: Make) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_draws_every_figure_without_an_error(make_run: Make, tmp_path: Path) -> None:
-    run = make_run(symbols=HOSTILE, parts={"validation": 60, "test": 60})
-    path = write_report(run)
+@pytest.mark.parametrize(
+    ("kind", "options", "figures"),
+    [
+        ("make_run", {"symbols": HOSTILE, "parts": {"validation": 60, "test": 60}}, 9),
+        ("make_backtest", {"symbols": HOSTILE[:2], "horizons": (1, 5)}, 15),
+    ],
+)
+def test_a_browser_draws_every_figure_without_an_error(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    kind: str,
+    options: dict[str, Any],
+    figures: int,
+) -> None:
+    path = write_report(request.getfixturevalue(kind)(**options))
     browser = subprocess.run(
         [
             str(CHROMIUM),
@@ -229,9 +241,80 @@ def test_a_browser_draws_every_figure_without_an_error(make_run: Make, tmp_path:
         check=True,
     )
     assert "CONSOLE" not in browser.stderr
-    figures = len(Page(path).figures)
-    assert figures == 9
+    assert len(Page(path).figures) == figures
     drawn = re.findall(
         r'<div id="[a-z]+-[a-z0-9-]+"[^>]*class="[^"]*js-plotly-plot', browser.stdout
     )
     assert len(drawn) == figures
+
+
+def test_a_backtest_has_its_sections_and_every_link_leads_to_one(make_backtest: Make) -> None:
+    page = Page(write_report(make_backtest()))
+    sections = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert sections == [
+        *("summary", "scores", "significance", "over-time", "where", "calibration", "risk"),
+        *("forecasts", "folds", "data", "configuration", "environment"),
+    ]
+    assert [a["href"] for tag, a in page.elements if tag == "a"] == [f"#{s}" for s in sections]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert "NaN" not in page.text and "None" not in page.text
+
+
+def test_the_same_backtest_gives_the_same_bytes(make_backtest: Make) -> None:
+    pages = [
+        write_report(make_backtest(f"{place}/backtest-1", symbols=("BA", "KO"))).read_bytes()
+        for place in ("a", "b")
+    ]
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parts": ("validation",)},
+        {"horizons": (1,), "years": (2019,)},
+        {"models": {"lstm": 0.1}, "table": True},
+        {"models": {"prophet": 0.1, "naive": 0.3}, "networks": (), "table": True},
+        {"models": {"gjr_t": 0.1, "ewma_t": 0.3}, "networks": (), "table": True},
+        {"models": {"lstm": 0.1, "lstm_conformal": 0.1, "gjr_t": 0.2, "truth": 0.0}},
+        {"symbols": HOSTILE[:2], "models": {"<u>": 0.1, "gjr_t": 0.2}, "networks": ("<u>",)},
+    ],
+    ids=lambda options: " ".join(map(str, options.items())),
+)
+def test_every_kind_of_backtest_has_its_page(make_backtest: Make, options: dict[str, Any]) -> None:
+    page = Page(write_report(make_backtest(**{"symbols": ("BA", "KO"), **options})))
+    assert "NaN" not in page.text and "None" not in page.text
+    assert not {"u", "b"} & {tag for tag, _ in page.elements}
+    assert page.figures
+
+
+@pytest.mark.parametrize("networks", [("lstm",), ()], ids=["a network", "no network"])
+def test_a_folder_that_holds_the_scores_alone_has_its_page(
+    make_backtest: Make, networks: tuple[str, ...]
+) -> None:
+    run = make_backtest(symbols=("BA",), networks=networks, models={"lstm": 0.1, "gjr_t": 0.2})
+    for name in ("daily.parquet", "breakdown.csv", "fluctuation.parquet", "environment.json"):
+        (run.path / name).unlink()
+    kept = ("parts", "scores", "networks")
+    run.write("metrics.json", {key: run.metrics[key] for key in kept})
+    run.write("config.yaml", {"backtest": {}})
+    page = Page(write_report(run))
+    assert "NaN" not in page.text and "None" not in page.text
+    assert len(page.figures) == 1  # the fan of the one symbol
+
+
+def test_chosen_origins_are_the_ones_drawn(make_backtest: Make) -> None:
+    run = make_backtest()
+    run.write("config.yaml", {**run.config, "report": {"origins": ["2019-03-04", "2020-03-16"]}})
+    page = Page(write_report(run))
+    fans = [
+        f
+        for f in page.figures
+        if "ahead" in f["layout"]["title"]["text"] and ": lstm" in f["layout"]["title"]["text"]
+    ]
+    assert len(fans) == 4
+    for fan in fans:
+        titles = [a["text"] for a in fan["layout"]["annotations"][:2]]
+        assert titles == ["2019-03-04", "2020-03-16"]
+    assert "named by report.origins" in page.text

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from forecast.report.scores import score_tables, summary
+from forecast.report.scores import score_tables
+from forecast.report.summary import summary
 from forecast.run import Run
 
 Make = Callable[..., Run]

@@ -1,0 +1,210 @@
+"""What was asked of a backtest and what came out, in words; and its folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from forecast.report.markup import (
+    NULL,
+    date_range,
+    html_facts,
+    html_list,
+    html_table,
+    html_text,
+    is_null,
+    number,
+)
+from forecast.report.roster import (
+    EQUAL_INFORMATION,
+    baselines,
+    benchmark,
+    best_of,
+    horizons_of,
+    networks,
+    newest_part,
+    scores_at,
+)
+from forecast.report.significance import LUCK
+from forecast.report.style import in_words
+from forecast.report.summary import ALWAYS, careful, opened
+from forecast.run import Run
+
+TESTED = (
+    "Luck: a difference with |t| below 2 cannot be told from luck, and of many pairs some lie "
+    "above 2 by luck alone; the column p (Holm) allows for their number."
+)
+DEVELOPMENT = ("2010", "2022")
+CHOSEN = (
+    "The years 2010 to 2022 of these stocks were looked at while the method was designed: what is "
+    "found there is descriptive."
+)
+
+
+def summary(run: Run) -> str:
+    """What was asked, a line per horizon on who wins, a line on the means, then the cautions."""
+    metrics, data, asked = run.metrics, run.data, networks(run)
+    part = newest_part(metrics)
+    if part is None:
+        return "<p>No forecast of this backtest has a known outcome: nothing is scored.</p>"
+    horizons = horizons_of(metrics, part)
+    outcomes = [_outcome(run, part, horizon, asked) for horizon in horizons]
+    cautions = [*(data.get("warnings") or ())]
+    if "test" in metrics["parts"]:
+        first, last = (data.get("fold") or {}).get("test") or ("", "")
+        cautions.append(opened(date_range((first or None, last))))
+        if first:
+            cautions.append(
+                f"A configuration that was chosen by a sweep was chosen on dates before {first}; "
+                "one that was chosen after reading reports like this one was not."
+            )
+        if data.get("source") == "sp500" and first <= DEVELOPMENT[1] and last >= DEVELOPMENT[0]:
+            cautions.append(CHOSEN)
+    return (
+        f"<p>{html_text(_asked(run, part, horizons, asked))}</p>"
+        f"{html_list([*outcomes, *_means(metrics, part, horizons, asked)])}"
+        f"{careful([*cautions, *ALWAYS, TESTED])}"
+    )
+
+
+def _asked(run: Run, part: str, horizons: Sequence[int], asked: Sequence[str]) -> str:
+    """The networks, how they were refitted, beside what, on which data."""
+    config, data = run.config, run.data
+    settings, folds = config["backtest"], data.get("folds") or ()
+    others = baselines(run.metrics["scores"][part], asked)
+    names = _listed(asked) or _listed(list(run.metrics["scores"][part]))
+    text = f"{names}{f' and {len(others)} baselines' if asked and others else ''}, each stating "
+    text += (
+        "at the close of every session the distribution of the log return over the next "
+        f"{in_words(horizons)}, scored on the same origins"
+    )
+    if folds:
+        years = settings.get("train")
+        refit = f", refitted every {settings['refit']}" if settings.get("refit") else ""
+        span = "all earlier data" if years in (None, "expanding") else f"the last {years}"
+        text += (
+            f". {len(folds)} {'fold' if len(folds) == 1 else 'folds'}"
+            f"{refit}, each trained on {span}; {part} from {date_range(data['fold'].get(part))}"
+        )
+    symbols = data.get("symbols")
+    if symbols:
+        text += f". The data are {len(symbols):,} symbols of the source {data.get('source')}"
+    return f"{text}. On the {part} part:"
+
+
+def _outcome(run: Run, part: str, horizon: int, asked: Sequence[str]) -> str:
+    """Each network beside the benchmark and the best baseline that knows as much, with t."""
+    metrics = run.metrics
+    scores = scores_at(metrics, part, horizon)
+    pairs = (
+        (((metrics.get("significance") or {}).get(part) or {}).get(str(horizon)) or {}).get("crps")
+        or {}
+    ).get("pairs") or {}
+    usual = benchmark(run, [m for m, row in scores.items() if not is_null(row.get("crps"))])
+    equal = best_of(scores, EQUAL_INFORMATION, "crps")
+    clauses = []
+    for other, what in ((usual, ""), (equal, ", the best baseline of equal information")):
+        if other is None or (what and other == usual):
+            continue
+        compared = [
+            _verdict(model, scores[model]["crps"], scores[other]["crps"], pairs, other)
+            for model in asked
+            if not is_null((scores.get(model) or {}).get("crps"))
+        ]
+        if compared:
+            clauses.append(f"against {other}{what}, {_listed(compared)}")
+    if not clauses:
+        best = best_of(scores, [m for m in scores if m != "truth"], "crps")
+        clauses = [
+            f"crps of {best} {number(scores[best]['crps'], 4)} %, the lowest of {len(scores)}"
+            if best
+            else "no model states a distribution"
+        ]
+    return f"Over {in_words([horizon])}: {'; '.join(clauses)}."
+
+
+def _verdict(model: str, crps: float, other: float, pairs: Mapping[str, Any], against: str) -> str:
+    """Who wins, by how much, and t; what t cannot tell from luck is called luck."""
+    percent = 100 * (crps / other - 1) if other else 0.0
+    beside = f"crps {abs(percent):.2f} % {'lower' if percent < 0 else 'higher'}"
+    t = ((pairs.get(model) or {}).get(against) or {}).get("t")
+    if t is None or is_null(t):
+        return f"{model} is untested ({beside})"
+    verdict = "shows no more than luck" if abs(t) < LUCK else "wins" if t < 0 else "loses"
+    return f"{model} {verdict} ({beside}, t\N{NO-BREAK SPACE}{number(t, 1)})"
+
+
+def _means(
+    metrics: Mapping[str, Any], part: str, horizons: Sequence[int], asked: Sequence[str]
+) -> list[str]:
+    """Whether any network's mean beats a forecast of zero, at the shortest horizon."""
+    scores = scores_at(metrics, part, horizons[0])
+    known = {
+        model: scores[model]
+        for model in asked
+        if not is_null((scores.get(model) or {}).get("r2_zero"))
+    }
+    if not known:
+        return []
+    listed = []
+    for model, row in known.items():
+        r2, t = number(row["r2_zero"], 2, 100), number(row.get("r2_zero_t"), 1)
+        listed.append(f"{model} {r2} % (t\N{NO-BREAK SPACE}{t})")
+    return [
+        f"The means, over {in_words(horizons[:1])}: R² out of sample beside a forecast of zero "
+        f"{_listed(listed)}."
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def folds(run: Run) -> str:
+    """Dates, epochs and fallbacks of every fold."""
+    known, fallbacks = run.data.get("folds") or [], run.metrics.get("fallbacks") or {}
+    if not known:
+        return "<p>These forecasts were read from a table: nothing was trained here.</p>"
+    rows = [
+        (
+            fold["index"],
+            *(date_range(fold.get(part)) for part in ("train", "validation", "test")),
+            _fits(run, fold["index"]),
+            sum(len(by_fold.get(str(fold["index"])) or ()) for by_fold in fallbacks.values()),
+        )
+        for fold in known
+    ]
+    html = html_table(("fold", "train", "validation", "test", "epochs kept", "fallbacks"), rows) + (
+        '<p class="note">Epochs kept: of each network, the median over its members of their best '
+        "epoch; of mlp also the width that the fold's validation range chose. A fallback is a fit "
+        "of a symbol that did not converge and was replaced by EWMA.</p>"
+    )
+    listed = {
+        model: "; ".join(
+            f"fold {fold}: {', '.join(map(str, symbols))}"
+            for fold, symbols in by_fold.items()
+            if symbols
+        )
+        for model, by_fold in fallbacks.items()
+    }
+    listed = {model: text for model, text in listed.items() if text}
+    return html + (f"<h3>Fallbacks</h3>{html_facts(listed)}" if listed else "")
+
+
+def _fits(run: Run, index: int) -> str:
+    """lstm 12, mlp (width 32) 9: the best epochs by the histories of a fold."""
+    found = []
+    for model, fits in (run.metrics.get("fits") or {}).items():
+        for fit in fits:
+            path = run.path / fit["folder"] / "history.csv"
+            if fit["fold"] != index or not path.is_file():
+                continue
+            history = pd.read_csv(path).dropna(subset=["validation_loss"])
+            best = history.loc[history.groupby("member")["validation_loss"].idxmin(), "epoch"]
+            width = f" (width {fit['hidden_size']})" if model == "mlp" else ""
+            found.append(f"{model}{width} {f'{median(best):g}' if len(best) else NULL}")
+    return ", ".join(found) or NULL
