@@ -30,13 +30,18 @@ class ForecastError(Exception):
 
 # Keys that change how a run is made or shown, but not what comes out of it.
 NOT_IN_ID = (
+    "backtest.executor",
+    "backtest.jobs",
+    "backtest.ray_address",
     "data.path",  # what was read is in the id by its content
     "data.symbols",
     "evaluate",
     "force",
+    "forecasts",  # also by its content
     "logger",
     "outputs",
     "progress",
+    "report",
     "threads",
     "trainer.accelerator",  # the resolved device is in the id instead
 )
@@ -63,7 +68,7 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     Parameters
     ----------
     name : str
-        Primary configuration: `train`.
+        Primary configuration: `train`, `backtest` or `audit`.
     overrides : sequence of str
         As typed on the command line: `["model=gru", "ensemble=1"]`.
 
@@ -258,7 +263,9 @@ def _nearest_key(key: str) -> str:
     from omegaconf import OmegaConf
 
     try:
-        known = list(_leaves(OmegaConf.load(config_dir() / "train.yaml")))
+        known = []
+        for file in sorted(config_dir().glob("*.yaml")):
+            known += _leaves(OmegaConf.load(file))
         for group in config_dir().iterdir():
             if group.is_dir() and group.name != "experiment":
                 for file in sorted(group.glob("*.yaml")):

@@ -12,9 +12,7 @@ import datetime
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forecast.config import ForecastError, canonical_id, without
+from forecast.environment import environment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 PARTS = ("validation", "test")
 LEDGER = ("time", "run", "configuration", "data", "first", "last", "part")
 COLUMNS = ("run", "model", "head", "data", "horizons", "seed", "parts", "objective", "overrides")
-PACKAGES = (
-    "forecast", "torch", "pytorch-lightning", "hydra-core", "pandas", "numpy", "pyarrow", "scipy",
-)  # fmt: skip
 
 
 class Run:
@@ -43,10 +39,12 @@ class Run:
     ----------
     path : Path
         The folder. It need not exist yet.
+    allow : sequence of str
+        Dotted names of own heads that `model` may import; loading executes nothing else.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, *, allow: Sequence[str] = ()) -> None:
+        self.path, self.allow = Path(path), tuple(allow)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, parts={list(self.parts)})"
@@ -122,13 +120,29 @@ class Run:
             symbols=symbols,
         )
 
-    def model(self) -> Ensemble:
-        """The trained networks, rebuilt from primitives."""
+    def model(self, cell: str | None = None, *, fold: int = -1) -> Ensemble:
+        """The trained networks, rebuilt from primitives, and from a head in `allow`.
+
+        Parameters
+        ----------
+        cell, fold :
+            Of a backtest: which networks (by default its first model's) of which fold.
+        """
         from forecast.models.ensemble import load_ensemble
         from forecast.models.pipeline import make_task
 
-        config = self.config
-        return load_ensemble(self.path, members=config["ensemble"], task=make_task(config))
+        config, folder = self.config, self.path
+        if "backtest" in config:
+            fits = self.metrics.get("fits", {})
+            if not fits or (cell or next(iter(fits))) not in fits:
+                raise ForecastError(
+                    f"run {self.name} has no networks {cell or ''}: there are "
+                    f"{', '.join(fits) or 'none, since it scored given forecasts'}."
+                )
+            folder = self.path / fits[cell or next(iter(fits))][fold]["folder"]
+        return load_ensemble(
+            folder, members=config["ensemble"], task=make_task(config), allow=self.allow
+        )
 
     @cached_property
     def _lock(self) -> Any:
@@ -165,6 +179,23 @@ class Run:
             text = content
         write_atomically(self.path / name, text)
 
+    @contextlib.contextmanager
+    def attempt(
+        self, config: Mapping[str, Any], overrides: Sequence[str], device: str
+    ) -> Iterator[None]:
+        """Work on parts that are missing: what was asked is written first, an error last."""
+        for stale in ("error.txt", "report.html"):
+            (self.path / stale).unlink(missing_ok=True)
+        try:
+            if not self.parts:
+                self.write("config.yaml", config)
+                self.write("overrides.yaml", list(overrides))
+                self.write("environment.json", environment(device))
+            yield
+        except Exception as error:
+            self.write("error.txt", f"{type(error).__name__}: {error}\n")
+            raise
+
     def say(self, line: str) -> None:
         """Print a line and keep it in `train.log`."""
         print(line, flush=True)
@@ -200,24 +231,34 @@ class Run:
                 os.fsync(file.fileno())
 
 
-def run_name(config: Mapping[str, Any], *, data: str, device: str, own: str = "") -> str:
-    """`<model>-<hash10>`: the name in front keeps Hydra from reading the id as a number.
+def run_name(
+    prefix: str, config: Mapping[str, Any], *, data: str, device: str, own: str = ""
+) -> str:
+    """`<prefix>-<hash10>`: the name in front keeps Hydra from reading the id as a number.
 
     Parameters
     ----------
+    prefix : str
+        The model, or the door's name.
     data, own : str
         sha256 of the prices, and of the code of the user's own parts.
     device : str
         What the trainer's accelerator means here.
     """
     version = importlib.metadata.version("forecast")
-    return f"{config['model']['cell']}-" + canonical_id(
-        config, data=data, device=device, version=version, own=own
-    )
+    return f"{prefix}-" + canonical_id(config, data=data, device=device, version=version, own=own)
 
 
-def load_run(run: str | os.PathLike[str], outputs: str | os.PathLike[str] | None = None) -> Run:
+def load_run(
+    run: str | os.PathLike[str],
+    outputs: str | os.PathLike[str] | None = None,
+    *,
+    allow: Sequence[str] = (),
+) -> Run:
     """Open a finished run by its path or its name (or the beginning of it) under `outputs`.
+
+    Nothing of it is executed; a head of somebody's own is imported only where `allow` names it:
+    `load_run("lstm-0123456789", allow=["my_module.MyHead"])`.
 
     Raises
     ------
@@ -240,7 +281,7 @@ def load_run(run: str | os.PathLike[str], outputs: str | os.PathLike[str] | None
         raise ForecastError(
             f"run {path.name} is not finished (no metrics.json). Repeat its command to continue it."
         )
-    return Run(path)
+    return Run(path, allow=allow)
 
 
 def list_runs(outputs: str | os.PathLike[str] | None = None) -> pd.DataFrame:
@@ -300,27 +341,10 @@ def _outputs(outputs: str | os.PathLike[str] | None) -> Path:
 def _folders(outputs: Path) -> list[Path]:
     if not outputs.is_dir():
         return []
-    # What begins with a dot is on its way out: see Run.clear.
+    # What begins with a dot is on its way out: see Run.clear. A finished audit is no run.
     found = (p for p in outputs.iterdir() if not p.name.startswith("."))
-    return sorted(p for p in found if (p / "config.yaml").is_file())
-
-
-def environment(device: str) -> dict[str, str]:
-    """Versions, commit and device, for a reader who wants to repeat a run."""
-    # Only of our own checkout: an installed package may lie inside somebody else's.
-    root, commit = Path(__file__).resolve().parents[1], ""
-    if (root / ".git").exists():
-        with contextlib.suppress(OSError):  # no git here
-            commit = subprocess.run(
-                ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False
-            ).stdout.strip()
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
-        "commit": commit or "unknown",
-        "device": device,
-    }
+    runs = (p for p in found if not (p / "audit.json").is_file())
+    return sorted(p for p in runs if (p / "config.yaml").is_file())
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -20,6 +20,8 @@ from forecast.config import NOT_IN_ID, ForecastError, canonical_id, config_dir, 
 
 SNAPSHOT = Path(__file__).parent / "snapshot" / "keys.txt"
 GROUPS = ("data", "features", "model", "head", "trainer", "logger")
+SHARED = "forecaster"  # no command of its own: what all of them begin with
+COMMANDS = sorted(file.stem for file in config_dir().glob("*.yaml") if file.stem != SHARED)
 CHOICES = {
     group: sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
     for group in (*GROUPS, "experiment")
@@ -38,8 +40,8 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def config_of(group: str, choice: str) -> dict[str, Any]:
-    return plain(compose("train", [f"{group}={choice}", *WITH.get((group, choice), [])]))
+def config_of(group: str, choice: str, command: str = "train") -> dict[str, Any]:
+    return plain(compose(command, [f"{group}={choice}", *WITH.get((group, choice), [])]))
 
 
 def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
@@ -49,24 +51,24 @@ def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def snapshot() -> str:
-    """A line a key: whether it is in a run's id, its name, and the choices that have it."""
-    found: dict[str, list[str]] = {}
+    """A line a key: whether it is in a run's id, its name, and the choices or commands it is of."""
+    found: dict[str, set[str]] = {}
     inside: dict[str, bool] = {}
-    for group in GROUPS:
-        for choice in CHOICES[group]:
-            config = config_of(group, choice)
-            for key, _ in leaves(config):
-                owner = key.partition(".")[0]
-                if owner == group or owner not in GROUPS:
-                    inside[key] = canonical_id(changed(config, key)) != canonical_id(config)
-                    found.setdefault(key, [])
-                    if owner == group:
-                        found[key].append(choice)
-    lines = [
-        f"{'in ' if inside[key] else 'out'} {key:<34}{' '.join(choices)}".rstrip()
-        for key, choices in found.items()
-    ]
-    return "\n".join(sorted(lines, key=lambda line: line[4:])) + "\n"
+    for command in COMMANDS:
+        for group in GROUPS:
+            for choice in CHOICES[group]:
+                config = config_of(group, choice, command)
+                for key, _ in leaves(config):
+                    owner = key.partition(".")[0]
+                    if owner == group or owner not in GROUPS:
+                        if key not in inside:
+                            other = canonical_id(changed(config, key))
+                            inside[key] = other != canonical_id(config)
+                        found.setdefault(key, set()).add(choice if owner == group else command)
+    return "".join(
+        f"{'in ' if inside[key] else 'out'} {key:<34}{' '.join(sorted(found[key]))}\n"
+        for key in sorted(found)
+    )
 
 
 def test_no_key_appears_changes_its_place_in_the_id_or_goes_unseen() -> None:
@@ -74,7 +76,7 @@ def test_no_key_appears_changes_its_place_in_the_id_or_goes_unseen() -> None:
     now = snapshot().splitlines()
     gone, new = sorted(set(kept) - set(now)), sorted(set(now) - set(kept))
     assert (gone, new) == ([], []), (
-        "the keys of `train` differ from tests/snapshot/keys.txt. If that is meant: "
+        "the keys of the commands differ from tests/snapshot/keys.txt. If that is meant: "
         "`python tests/test_conf.py` writes it again; say it in the notes of the release."
     )
 
@@ -142,9 +144,12 @@ def test_a_choice_is_named_as_the_thing_it_chooses(group: str, choice: str) -> N
     assert section.get("cell", section.get("name")) == choice
 
 
-def test_the_usual_run_is_one_that_anybody_can_make(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_usual_run_is_one_that_anybody_can_make(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("FORECAST_OUTPUTS", raising=False)
-    config = plain(compose("train"))
+    config = plain(compose(command))
     assert config["trainer"]["accelerator"] == "auto"
     assert config["logger"] == {"name": "csv"}
     assert config["outputs"] == "outputs"
@@ -154,6 +159,11 @@ def test_the_environment_says_where_runs_go(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FORECAST_OUTPUTS", "elsewhere")
     assert plain(compose("train"))["outputs"] == "elsewhere"
     assert plain(compose("train", ["outputs=here"]))["outputs"] == "here"
+
+
+def test_a_backtest_asks_for_everything_that_training_asks_but_the_test_range() -> None:
+    train, backtest = ({k for k, _ in leaves(plain(compose(c)))} for c in ("train", "backtest"))
+    assert train - backtest == {"split.test", "split.embargo"}
 
 
 def numbers(value: Any) -> bool:
@@ -179,7 +189,8 @@ def test_every_number_has_its_unit_or_meaning_in_a_comment(file: Path) -> None:
 
 @pytest.mark.parametrize(("group", "choice"), [e for e in EVERY if e[0] != "experiment"])
 def test_comments_name_the_choices_there_are(group: str, choice: str) -> None:
-    line = re.search(rf"^  - {group}: .*", (config_dir() / "train.yaml").read_text(), re.MULTILINE)
+    text = (config_dir() / f"{SHARED}.yaml").read_text(encoding="utf-8")
+    line = re.search(rf"^  - {group}: .*", text, re.MULTILINE)
     assert line is not None
     assert choice in re.findall(r"\w+", line.group().partition("#")[2])
 

@@ -203,7 +203,8 @@ def test_the_id_depends_on_data_device_and_version(fact: str) -> None:
 
 @pytest.mark.parametrize("key", NOT_IN_ID)
 def test_what_changes_no_result_changes_no_id(key: str) -> None:
-    config = plain(compose("train", ["data=files"] if key == "data.path" else []))
+    # A backtest has every key that training has, and more.
+    config = plain(compose("backtest", ["data=files"] if key == "data.path" else []))
     assert canonical_id(without(config, [key])) == canonical_id(config)
     *parents, last = key.split(".")
     node = config
@@ -317,11 +318,14 @@ HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "plotly", "yfinance",
     "program",
     [
         "import forecast; dir(forecast); forecast.compose('train')",
-        "import sys, runpy; sys.argv = ['train', '--help']\n"
-        "try: runpy.run_module('forecast.train', run_name='__main__')\n"
-        "except SystemExit as stop: assert not stop.code",
+        *(
+            f"import sys, runpy; sys.argv = ['{name}', '--help']\n"
+            f"try: runpy.run_module('forecast.{name}', run_name='__main__')\n"
+            "except SystemExit as stop: assert not stop.code"
+            for name in ("train", "backtest")
+        ),
     ],
-    ids=["import forecast", "--help"],
+    ids=["import forecast", "train --help", "backtest --help"],
 )
 def test_a_first_look_loads_nothing_heavy(program: str) -> None:
     probe = (

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "forecast"
 ROOMS = ("prices", "dataset", "models", "evaluation", "portfolio", "report")
-SHARED = ("config", "schema", "forecasts", "run")
+SHARED = ("config", "environment", "schema", "forecasts", "run", "settings")
 # library: the only room that may know it
 OWNERS = {"yfinance": "prices", "plotly": "report"}
 # The one import against the flow: Run.model() rebuilds networks when it is asked to.
@@ -95,7 +95,7 @@ def test_the_package_consists_of_the_rooms_doors_and_shared_files_of_the_design(
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").is_file()}
     assert folders <= set(ROOMS), "a room that the design does not know"
     assert not {"utils", "common", "helpers", "misc"} & {file.stem for file in FILES}
-    assert "train" in DOORS
+    assert {"train", "backtest"} <= DOORS
 
 
 @pytest.mark.parametrize("room", [r for r in ROOMS if (PACKAGE / r).is_dir()])

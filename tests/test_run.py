@@ -275,18 +275,20 @@ def test_a_lock_is_given_back_after_an_error(make: Callable[..., Run]) -> None:
 # ------------------------------------------------------------------------ name and ledger
 
 
-def test_a_run_is_named_by_its_model_and_an_id_of_all_that_matters() -> None:
+def test_a_run_is_named_by_its_prefix_and_an_id_of_all_that_matters() -> None:
     config = plain(compose("train", ["model=gru"]))
-    name = run_name(config, data="a", device="cpu")
+    name = run_name("gru", config, data="a", device="cpu")
     assert name.startswith("gru-")
     assert len(name) == len("gru-") + 10
-    assert name == run_name({**config, "force": True, "outputs": "x"}, data="a", device="cpu")
+    unseen = {**config, "force": True, "outputs": "x"}
+    assert name == run_name("gru", unseen, data="a", device="cpu")
     others = [
-        run_name(config, data="b", device="cpu"),
-        run_name(config, data="a", device="cuda H100"),
-        run_name({**config, "seed": 1}, data="a", device="cpu"),
+        run_name("gru", config, data="b", device="cpu"),
+        run_name("gru", config, data="a", device="cuda H100"),
+        run_name("gru", config, data="a", device="cpu", own="code"),
+        run_name("gru", {**config, "seed": 1}, data="a", device="cpu"),
     ]
-    assert len({name, *others}) == 4
+    assert len({name, *others}) == 5
 
 
 def ledger(folder: Path) -> list[dict[str, str]]:

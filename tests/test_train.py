@@ -47,7 +47,8 @@ BYTES = ("metrics.json", "forecasts.parquet")
 MODELS = {"lstm", "historical", "ewma_normal", "ewma_t", "truth"}
 SCORES = {
     "rows", "crps", "crps_exact", "mae", "mae_zero", "coverage_50", "coverage_90", "log_score",
-    "crps_scaled", "mae_scaled",
+    "crps_scaled", "mae_scaled", "qlike", "interval_50", "interval_90", "fz0_01", "fz0_05",
+    "hits_01", "hits_05", "pinball", "crps_exact_scaled", "pinball_scaled",
 }  # fmt: skip
 
 Train = Callable[..., Run]
@@ -119,8 +120,10 @@ def test_metrics_have_the_stated_shape(run: Run) -> None:
                 assert set(row) == SCORES
                 assert row["rows"] == scores["lstm"]["1" if row is by_horizon["1"] else "5"]["rows"]
                 undefined = {key for key, value in row.items() if value is None}
-                allowed = {"crps_exact", "log_score"} if name in ("historical", "truth") else set()
-                assert undefined <= allowed
+                closed_form = {
+                    "crps_exact", "crps_exact_scaled", "log_score", "fz0_01", "fz0_05",
+                }  # fmt: skip
+                assert undefined <= (closed_form if name in ("historical", "truth") else set())
         calibration = metrics["calibration"][part]["lstm"]["1"]
         assert len(calibration["coverage"]) == 21
         assert sum(calibration["pit_counts"]) == scores["lstm"]["1"]["rows"]
@@ -171,9 +174,13 @@ def test_the_loaded_model_makes_the_forecasts_that_are_stored(run: Run, tmp_path
     ensemble = load_run(run.path).model()
     prices = load_prices(run.config["data"])
     datamodule = make_datamodule(run.config, prices)
-    parts = ("validation", "test")
-    options = {"model": "lstm", "parts": parts, "truth": prices.truth}
-    write_forecasts(tmp_path / "again.parquet", ensemble, datamodule, **options)
+    write_forecasts(
+        tmp_path / "again.parquet",
+        datamodule,
+        parts=("validation", "test"),
+        ensembles={"lstm": ensemble},
+        truth=prices.truth,
+    )
     pd.testing.assert_frame_equal(
         read_forecasts(tmp_path / "again.parquet"),
         read_forecasts(run.path / "forecasts.parquet"),

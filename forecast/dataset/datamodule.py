@@ -132,12 +132,6 @@ class PriceDataModule(pl.LightningDataModule):
             )
 
     @property
-    def too_short(self) -> list[str]:
-        """Symbols with no session in any range: shorter than the warm-up."""
-        reached = np.any([r.high > r.low for r in self.ranges.values()], axis=0)
-        return [s for s, some in zip(self.panel.symbols, reached, strict=True) if not some]
-
-    @property
     def steps(self) -> int:
         """Batches of an epoch, the same in every epoch."""
         # With one window a batch, a phase of few windows would leave batches empty.

@@ -14,9 +14,11 @@ returns of the range that is to judge the fit.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from forecast.config import ForecastError
 from forecast.dataset.panel import Panel
@@ -29,12 +31,17 @@ class Fold:
     Attributes
     ----------
     validation, test : datetime64[D]
-        First origin date of each range. Training begins with the data.
+        First origin date of each range.
     train_end, validation_end : datetime64[D]
         Targets of the range must be known *before* this date: the next range's first origin,
         earlier by the embargo.
     index : int
         0 outside walk-forwards.
+    train_start : datetime64[D], optional
+        First origin date of training; None: it begins with the data.
+    test_end : datetime64[D], optional
+        Origins of the test range lie before this date; None: it ends with the data. Nothing is
+        fitted on a test range, so its last targets may reach beyond.
     """
 
     validation: np.datetime64
@@ -42,6 +49,8 @@ class Fold:
     train_end: np.datetime64
     validation_end: np.datetime64
     index: int = 0
+    train_start: np.datetime64 | None = None
+    test_end: np.datetime64 | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +147,127 @@ def make_fold(
     )
 
 
+def walk_forward(
+    dates: np.ndarray,
+    *,
+    first: str,
+    last: str | None = None,
+    refit: str = "1y",
+    train: str = "expanding",
+    validation: int = 500,
+    embargo: int = 0,
+) -> Iterator[Fold]:
+    """Folds whose test ranges follow one another, each fitted on what came before.
+
+    Parameters
+    ----------
+    dates : array of datetime64[D], shape (T,)
+        The union calendar.
+    first, last : str
+        First and last test origin, YYYY-MM-DD; None: the end of the dates.
+    refit : str
+        Length of a test range: `1y`, `6m`, `13w`; `never`: one fold for all.
+    train : str
+        `expanding`, or the length of training before each validation range: `10y`.
+    validation, embargo : int
+        Sessions, as in `make_fold`.
+
+    Raises
+    ------
+    ForecastError
+        A date or length cannot be read, or a range would be empty.
+    """
+    begin, end = _date(first, "backtest.first"), len(dates)
+    if last is not None:
+        end = int(np.searchsorted(dates, _date(last, "backtest.last"), side="right"))
+    step, length = (
+        _span(refit, "backtest.refit", "never"),
+        _span(train, "backtest.train", "expanding"),
+    )
+    if np.searchsorted(dates, begin) >= end:
+        until = "" if last is None else f" and backtest.last={last}"
+        raise ForecastError(
+            f"backtest.first={first}{until} leave no test session: the dates run from {dates[0]} "
+            f"to {dates[-1]}. Choose an earlier first or a later last."
+        )
+    index = number = 0
+    while True:
+        low = int(np.searchsorted(dates, _later(begin, step, number)))
+        number += 1
+        high = end if step is None else int(np.searchsorted(dates, _later(begin, step, number)))
+        if low >= end:
+            return
+        if low < high:
+            yield _fold(dates, low, high, end, length, validation, embargo, index)
+            index += 1
+        if step is None:
+            return
+
+
+def _fold(
+    dates: np.ndarray,
+    low: int,
+    high: int,
+    end: int,
+    length: pd.DateOffset | None,
+    validation: int,
+    embargo: int,
+    index: int,
+) -> Fold:
+    """The fold whose test origins are `dates[low:min(high, end)]`."""
+    if validation < 1 or not 0 <= embargo < validation:
+        raise ForecastError(
+            f"split.validation={validation} must be at least 1 session, and backtest.embargo="
+            f"{embargo} at least 0 and below it. Correct one of them."
+        )
+    first_validation = low - validation
+    start = None
+    if length is not None and first_validation > 0:
+        start = np.datetime64((pd.Timestamp(dates[first_validation]) - length).date(), "D")
+    begins = 0 if start is None else int(np.searchsorted(dates, start))
+    if first_validation - embargo <= begins:
+        raise ForecastError(
+            f"fold {index}: split.validation={validation} and backtest.embargo={embargo} sessions "
+            f"before {dates[low]} leave no training session: the dates begin on {dates[0]}. Choose "
+            "a later backtest.first or a longer backtest.train, or lower one of the two."
+        )
+    return Fold(
+        validation=dates[first_validation],
+        test=dates[low],
+        train_end=dates[first_validation - embargo],
+        validation_end=dates[low - embargo],
+        index=index,
+        train_start=start,
+        test_end=dates[min(high, end)] if min(high, end) < len(dates) else None,
+    )
+
+
+def _date(text: str, key: str) -> np.datetime64:
+    try:
+        return np.datetime64(datetime.date.fromisoformat(text), "D")  # numpy would take "today"
+    except ValueError as error:
+        raise ForecastError(f"{key}={text!r} is no date. Write 2010-01-04.") from error
+
+
+def _span(text: str, key: str, word: str) -> pd.DateOffset | None:
+    """A length such as 10y, 6m or 13w; None for the word that stands for no limit."""
+    if text == word:
+        return None
+    number, unit = text[:-1], text[-1:]
+    # Four digits would lead beyond the years that a date can have.
+    if unit not in ("y", "m", "w") or not number.isdecimal() or not 1 <= int(number[:4]) <= 999:
+        raise ForecastError(f"{key}={text!r} is no length. Write 1y, 6m, 13w or {word}.")
+    if unit == "w":
+        return pd.DateOffset(weeks=int(number))
+    return pd.DateOffset(months=int(number) * (12 if unit == "y" else 1))
+
+
+def _later(begin: np.datetime64, step: pd.DateOffset | None, number: int) -> np.datetime64:
+    # Counted from the beginning each time: adding months one by one would drift to the 28th.
+    moved = pd.Timestamp(begin) + (number * step if step is not None else pd.Timedelta(0))
+    return np.datetime64(moved.date(), "D")
+
+
 def ranges(panel: Panel, fold: Fold, *, reach: int, warmup: int) -> dict[str, Range]:
     """Rows of each range, purged.
 
@@ -151,14 +281,16 @@ def ranges(panel: Panel, fold: Fold, *, reach: int, warmup: int) -> dict[str, Ra
     start = panel.offsets[:-1] + warmup
     stop = panel.offsets[1:]
     validation, test = panel.first_row(fold.validation), panel.first_row(fold.test)
+    train = start if fold.train_start is None else panel.first_row(fold.train_start)
+    test_stop = stop if fold.test_end is None else panel.first_row(fold.test_end)
     # Row i is known once row i + reach is: purging by date is a shift in the symbol's own rows.
     bounds = {
-        "train": (start, panel.first_row(fold.train_end) - reach),
+        "train": (np.maximum(train, start), panel.first_row(fold.train_end) - reach),
         "validation": (
             np.maximum(validation, start),
             panel.first_row(fold.validation_end) - reach,
         ),
-        "test": (np.maximum(test, start), stop),
+        "test": (np.maximum(test, start), test_stop),
     }
     return {
         part: Range(low=low, high=high, entry=panel.day[np.minimum(low, stop - 1)])

@@ -42,7 +42,7 @@ class Finding:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count} values differ, first {self.where}: {self.full!r} became {self.cut!r}"
+        return f"{self.count} values differ, first {self.where}: {self.full} became {self.cut}"
 
 
 def truncate(prices: Prices, last: np.datetime64 | str) -> Prices:
@@ -154,7 +154,7 @@ def check_truncation(
     if not tables[0].index.equals(tables[1].index):
         missing = tables[0].index.symmetric_difference(tables[1].index)
         return Finding(
-            where=f"row {missing[0]}",
+            where=f"row {_spoken(missing[0])}",
             full=missing[0] in tables[0].index,
             cut=missing[0] in tables[1].index,
             count=len(missing),
@@ -162,7 +162,7 @@ def check_truncation(
     return _first_difference(
         {str(c): tables[0][c].to_numpy() for c in tables[0]},
         {str(c): tables[1][c].to_numpy() for c in tables[1]},
-        lambda i: str(tables[0].index[i]),
+        lambda i: _spoken(tables[0].index[i]),
     )
 
 
@@ -191,6 +191,11 @@ def check_perturbation(
     if not full and not changed:
         raise ForecastError("the fit gave no arrays to compare. Return what training has produced.")
     return _first_difference(full, changed, lambda i: f"element {i}")
+
+
+def _spoken(row: tuple[object, ...]) -> str:
+    """A key in words, dates without a time of day."""
+    return " ".join(f"{x:%Y-%m-%d}" if isinstance(x, pd.Timestamp) else str(x) for x in row)
 
 
 def _first_difference(

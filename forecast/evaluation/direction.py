@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from forecast.config import ForecastError
+from forecast.evaluation.daily import Key
 from forecast.evaluation.inference import Test, mean_test
-from forecast.evaluation.rows import Group, Key, Rows
+from forecast.evaluation.rows import Group, Rows
 
 Array = NDArray[np.float64]
 

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import xlog1py, xlogy
 
+from forecast.evaluation.daily import Key
 from forecast.evaluation.inference import FEWEST, holm, mean_test
-from forecast.evaluation.rows import Group, Key, Rows
+from forecast.evaluation.rows import Group, Rows
 
 Array = NDArray[np.float64]
 

@@ -12,12 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from forecast.evaluation.daily import Array, Key, codes, days
 from forecast.forecasts import PARTS
-
-Array = NDArray[Any]
-Key = tuple[str, str, int]  # part, model, horizon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +60,12 @@ class Rows:
         known = block["actual"].notna().to_numpy()
         if not known.any():
             return
-        (parts, part), (models, model) = (_codes(block[name]) for name in ("part", "model"))
-        symbols, symbol = _codes(block["symbol"])
+        (parts, part), (models, model) = (codes(block[name]) for name in ("part", "model"))
+        symbols, symbol = codes(block["symbol"])
         numbers = [self._symbols.setdefault(name, len(self._symbols)) for name in symbols]
         kept = {
             "symbol": np.array(numbers, np.int32)[symbol],
-            "day": block["origin"].to_numpy().astype("datetime64[D]").astype(np.int32),
+            "day": days(block["origin"]).astype(np.int32),
             **columns,
         }
         horizon = block["horizon"].to_numpy()
@@ -112,11 +109,6 @@ class Rows:
             part, model, horizon = key
             found.setdefault(part, {}).setdefault(model, {})[str(horizon)] = _plain(of(key))
         return found
-
-
-def _codes(names: pd.Series) -> tuple[list[str], Array]:
-    names = names.astype("category")
-    return list(names.cat.categories), names.cat.codes.to_numpy().astype(np.int64)
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from forecast.models.fit import best_checkpoint, read_checkpoint
 from forecast.models.forecaster import make_head
 from forecast.models.heads import Head
 from forecast.models.networks import Network, State
+from forecast.models.own_heads import require_allowed
 
 
 class Ensemble:
@@ -54,7 +55,10 @@ class Ensemble:
         """
         result = np.zeros((len(block.row), len(self.task.horizons), self.head.size))
         states: list[State | None] = [None] * len(self.networks)
+        memoryless = all(network.memoryless for network in self.networks)
         for step in CarriedPass(range, block.panel.offsets, tensors, symbols=block.symbols):
+            if memoryless and not step.wanted:
+                continue
             at_BL = np.searchsorted(block.row, step.rows_BL)
             here_BL = block.row[np.minimum(at_BL, len(block.row) - 1)] == step.rows_BL
             for k, network in enumerate(self.networks):
@@ -72,14 +76,24 @@ class Ensemble:
 
 
 def load_ensemble(
-    folder: Path, *, members: int, task: Task, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    members: int,
+    task: Task,
+    device: torch.device | str = "cpu",
+    allow: Sequence[str] = (),
 ) -> Ensemble:
     """Rebuild the members of a run folder from primitives; nothing in it is executed.
+
+    Parameters
+    ----------
+    allow : sequence of str
+        Dotted names of own heads that may be imported.
 
     Raises
     ------
     ForecastError
-        A member's best checkpoint is missing or damaged.
+        A member's best checkpoint is missing or damaged, or its head is own code not in `allow`.
     """
     networks, head = [], None
     for member in range(members):
@@ -88,6 +102,7 @@ def load_ensemble(
             raise ForecastError(f"{path} is missing: repeat the run's command with force=true.")
         state = read_checkpoint(path, device)
         arguments = state["hyper_parameters"]
+        require_allowed(arguments["head"]["name"], allow, str(folder))
         with torch.device("meta"):  # weights come from the checkpoint, none are drawn
             network = Network(**arguments["network"])
         network.load_state_dict(

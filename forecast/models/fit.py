@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -10,7 +11,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,17 @@ def resolve_device(accelerator: str) -> str:
     return "cpu"
 
 
+@contextlib.contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Let torch use as many threads on the CPU, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class History(pl.Callback):
     """Appends one line an epoch; on a resume, lines after the checkpoint are cut."""
 
@@ -173,6 +185,7 @@ def fit_member(
     loss: Mapping[str, Any],
     options: TrainerOptions,
     logger: Any = False,
+    start: Path | None = None,
     progress: bool = False,
 ) -> str:
     """Train one member, or continue it where it was interrupted.
@@ -181,6 +194,8 @@ def fit_member(
     ----------
     folder : Path
         The run folder: `checkpoints/member-<k>/{best,last}.ckpt` and `history.csv` go there.
+    start : Path, optional
+        A checkpoint of the same network to begin with, its standardisation included.
 
     Returns
     -------
@@ -218,7 +233,10 @@ def fit_member(
         member=member,
         **loss,
     )
-    module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
+    if start is None:
+        module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
+    else:
+        module.load_state_dict(read_checkpoint(start)["state_dict"])
     datamodule.member = member
     # Two, since Lightning's save_last saves no epoch that is not among the best.
     keeper, latest = (
@@ -248,7 +266,7 @@ def fit_member(
         enable_model_summary=False,
         enable_progress_bar=progress,
     )
-    start, on_interrupt = time.perf_counter(), signal.getsignal(signal.SIGINT)
+    began, on_interrupt = time.perf_counter(), signal.getsignal(signal.SIGINT)
     # Each step seeds the global generator; a notebook's own must come back as it was.
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -267,7 +285,7 @@ def fit_member(
     best = read_checkpoint(checkpoints / "best.ckpt")["global_step"]
     return (
         f"member {member + 1}: best validation loss {float(keeper.best_model_score):.5f} in epoch "
-        f"{best // datamodule.steps} of {epochs}, {time.perf_counter() - start:.1f} s"
+        f"{best // datamodule.steps} of {epochs}, {time.perf_counter() - began:.1f} s"
     )
 
 

@@ -16,6 +16,7 @@ from forecast.config import ForecastError, instantiate
 from forecast.dataset.windows import Batch, CarriedBatch
 from forecast.models.heads import HEADS, Head
 from forecast.models.networks import Network, State
+from forecast.models.own_heads import own_head
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -76,12 +77,19 @@ class Optimizer:
 
 
 def make_head(options: Mapping[str, Any]) -> Head:
-    """The head named by `options["name"]`, with the rest as its arguments."""
+    """The head named by `options["name"]`, with the rest as its arguments.
+
+    A name with a dot is that of a class of the user's own, which is imported and tried.
+    """
     arguments = dict(options)
-    name = arguments.pop("name")
-    if name not in HEADS:
-        raise ForecastError(f"head.name={name!r} is unknown: choose {', '.join(HEADS)}.")
-    return cast(Head, instantiate(arguments, "head", HEADS[name]))
+    name = str(arguments.pop("name"))
+    if name in HEADS:
+        return cast(Head, instantiate(arguments, "head", HEADS[name]))
+    if "." in name:
+        return own_head(name, arguments)
+    raise ForecastError(
+        f"head.name={name!r} is unknown: choose {', '.join(HEADS)}, or module.Class of your own."
+    )
 
 
 def step_seed(seed: int, member: int, step: int) -> int:
@@ -187,6 +195,8 @@ class Forecaster(pl.LightningModule):
 
     def validation_step(self, step: CarriedBatch, index: int) -> None:
         """Accumulate the loss of the carried pass."""
+        if self.network.memoryless and not step.wanted:
+            return
         raw_BLHP, self._state = self.network(step.batch.x_BLF, None if step.first else self._state)
         if step.wanted:
             self._sums += torch.stack(self._loss_sums(raw_BLHP, step.batch, 0))

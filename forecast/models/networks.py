@@ -1,4 +1,7 @@
-"""The recurrent network: standardised features → RNN, LSTM or GRU → raw head parameters.
+"""The network: standardised features → RNN, LSTM or GRU → raw head parameters.
+
+Beside the recurrent cells stand `mlp` and `linear`, which see the session's own features alone:
+the same inputs, head and training, so that what recurrence adds can be told.
 
 It knows nothing of Lightning, losses or prices. Axes: B batch, L time, F features, H horizons,
 P head parameters per horizon.
@@ -7,6 +10,8 @@ P head parameters per horizon.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,9 +19,35 @@ from torch import Tensor, nn
 
 from forecast.config import ForecastError
 
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-
 State = Tensor | tuple[Tensor, Tensor]
+
+
+class FeedForward(nn.Module):
+    """Hidden layers without memory, called as the recurrent cells are; none of them is `linear`."""
+
+    def __init__(
+        self, features: int, hidden_size: int, layers: int, *, batch_first: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        widths = [features, *[hidden_size] * layers]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLU: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        for number, layer in enumerate(self.layers):
+            x_BLU = self.dropout(x_BLU) if number else x_BLU
+            x_BLU = torch.tanh(_linear(cast(nn.Linear, layer), x_BLU))
+        return x_BLU, x_BLU.new_empty(0)
+
+
+CELLS: dict[str, Callable[..., nn.Module]] = {
+    "rnn": nn.RNN,
+    "lstm": nn.LSTM,
+    "gru": nn.GRU,
+    "mlp": FeedForward,
+    "linear": FeedForward,
+}
+MEMORYLESS = ("mlp", "linear")
 
 
 class Network(nn.Module):
@@ -25,8 +56,8 @@ class Network(nn.Module):
     Parameters
     ----------
     cell : str
-        `rnn` (Elman 1990, tanh), `lstm` (Hochreiter and Schmidhuber 1997, with forget gate) or
-        `gru` (Cho et al. 2014).
+        `rnn` (Elman 1990, tanh), `lstm` (Hochreiter and Schmidhuber 1997, with forget gate),
+        `gru` (Cho et al. 2014); without memory `mlp` (tanh) and `linear`.
     features, horizons, parameters : int
         Inputs F; horizons H; head parameters per horizon P.
     hidden_size, layers : int
@@ -45,6 +76,7 @@ class Network(nn.Module):
 
     mean_F: Tensor
     std_F: Tensor
+    memoryless: bool  # reads each session alone; a carried pass may begin anywhere
 
     def __init__(
         self,
@@ -79,6 +111,10 @@ class Network(nn.Module):
         self.shape = (horizons, parameters)
         self.register_buffer("mean_F", torch.zeros(features))
         self.register_buffer("std_F", torch.ones(features))
+        self.memoryless = cell in MEMORYLESS
+        if cell == "linear":
+            # The read-out is the model: nothing is hidden, and a skip would only repeat it.
+            hidden_size, layers, dropout, skip = features, 0, 0.0, False
         self.input_dropout = nn.Dropout(input_dropout)
         self.recurrence = CELLS[cell](
             features,

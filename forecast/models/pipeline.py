@@ -7,6 +7,7 @@ of run folders beyond the directory that checkpoints go to.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,15 +19,16 @@ from forecast.dataset.datamodule import PriceDataModule, Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Fold, make_fold
 from forecast.dataset.market import Market
-from forecast.dataset.panel import make_panel
+from forecast.dataset.panel import Panel, make_panel
 from forecast.forecasts import ForecastWriter
-from forecast.models.baselines import make_baselines, pooled
+from forecast.models.baselines import NAIVE, make_baselines, pooled
 from forecast.models.block import blocks
 from forecast.models.ensemble import Ensemble
-from forecast.models.fit import TrainerOptions, fit_member, resolve_device
+from forecast.models.fit import TrainerOptions, best_checkpoint, fit_member, resolve_device
 from forecast.models.forecaster import Forecaster, Optimizer, make_head
 from forecast.models.loggers import check_logger, make_logger
 from forecast.models.networks import Network
+from forecast.models.own_heads import own_head_sha256
 from forecast.prices import OF_THE_PANEL
 from forecast.prices.frame import Prices
 from forecast.prices.simulated import Truth
@@ -64,14 +66,13 @@ def check_options(config: Config) -> tuple[str, str]:
     device : str
         What the trainer's accelerator means here.
     own : str
-        sha256 of the code of own features; empty without any.
+        sha256 of the code of own features and of an own head; empty without any.
     """
     task, head = make_task(config), make_head(config["head"])
     shape = {"features": 1, "horizons": len(task.horizons), "parameters": head.size}
     check(config["model"], "model", Network, only=MODEL)
     instantiate(config["optimizer"], "optimizer", Optimizer)
     features = instantiate(config["features"], "features", FeatureSet)
-    check(config["split"], "split", make_fold, only=("validation", "test", "embargo"))
     check(config["loss"], "loss", Forecaster, only=("clip", "horizon_weights"))
     with torch.device("meta"):  # refuses wrong values; no weights, and nobody's random numbers
         Forecaster(
@@ -88,7 +89,8 @@ def check_options(config: Config) -> tuple[str, str]:
     check(panel, "data", make_panel, only=OF_THE_PANEL)
     check_logger(config["logger"])
     options = instantiate(config["trainer"], "trainer", TrainerOptions)
-    return resolve_device(options.accelerator), features.own_sha256
+    own = features.own_sha256 + own_head_sha256(config["head"]["name"])
+    return resolve_device(options.accelerator), own
 
 
 def make_datamodule(
@@ -103,14 +105,19 @@ def make_datamodule(
     market : Market, optional
         By default made from these prices as `data.market` says.
     """
-    panel = make_panel(
+    panel = panel_of(config, prices, market=market)
+    fold = fold or make_fold(panel.dates, **config["split"])
+    return PriceDataModule(panel, fold, make_task(config), seed=config["seed"])
+
+
+def panel_of(config: Config, prices: Prices, *, market: Market | None = None) -> Panel:
+    """The panel of a configuration; every fold of a walk-forward reads the same one."""
+    return make_panel(
         prices,
         instantiate(config["features"], "features", FeatureSet),
         market=market or config["data"]["market"],
         max_gap=config["data"]["max_gap"],
     )
-    fold = fold or make_fold(panel.dates, **config["split"])
-    return PriceDataModule(panel, fold, make_task(config), seed=config["seed"])
 
 
 def fit_ensemble(
@@ -118,10 +125,15 @@ def fit_ensemble(
     datamodule: PriceDataModule,
     folder: Path,
     *,
+    start: Path | None = None,
     say: Callable[[str], None] = print,
     progress: bool = False,
 ) -> None:
-    """Train the members that are not trained yet, saying a line for each."""
+    """Train the members that are not trained yet, saying a line for each.
+
+    With `start`, the folder of an ensemble of the same shape, members begin with its weights and
+    keep the standardisation that those were trained with.
+    """
     head, train = make_head(config["head"]), datamodule.ranges["train"]
     targets = pooled(datamodule.panel, datamodule.task, train, scaled=True)
     for horizon, y in zip(datamodule.task.horizons, targets.T, strict=True):
@@ -150,41 +162,59 @@ def fit_ensemble(
             loss=loss_options(config),
             options=TrainerOptions(**config["trainer"]),
             logger=make_logger(config["logger"], folder, member),
+            start=None if start is None else best_checkpoint(start, member),
             progress=progress,
         )
         if line:
             say(line)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What a Forecasts table does not tell of itself.
+
+    Attributes
+    ----------
+    dropped : dict of int
+        Rows of each part without a scale, which carry no forecast.
+    fallbacks : dict of list of str
+        Symbols for which a baseline's fit failed and another stood in, by baseline.
+    """
+
+    dropped: dict[str, int]
+    fallbacks: dict[str, list[str]]
+
+
 def write_forecasts(
     path: Path,
-    ensemble: Ensemble,
     datamodule: PriceDataModule,
     *,
-    model: str,
     parts: Sequence[str],
+    ensembles: Mapping[str, Ensemble],
+    baselines: Sequence[str] = NAIVE,
     truth: Truth | None = None,
-) -> dict[str, int]:
-    """Stream the Forecasts table of some parts: the ensemble's, then the naive baselines'.
-
-    Returns
-    -------
-    dict of int
-        Rows of each part without a scale, which carry no forecast.
-    """
+) -> Written:
+    """Stream the Forecasts table of some parts: the ensembles by name, then the baselines."""
     panel, task, fold = datamodule.panel, datamodule.task, datamodule.fold.index
-    tensors = datamodule.tensors(ensemble.device)
-    dropped = {}
+    dropped: dict[str, int] = {}
+    fallbacks: dict[str, list[str]] = {}
     with ForecastWriter(path) as writer:
         for part in parts:
             rows = datamodule.ranges[part]
             dropped[part] = rows.rows
-            baselines = make_baselines(panel, task, datamodule.ranges, part, truth)
+            fits = make_baselines(
+                panel, task, datamodule.ranges, part, names=baselines, truth=truth,
+                seed=datamodule.seed,
+            )  # fmt: skip
+            for name, baseline in fits.items():
+                if failed := getattr(baseline, "fallbacks", ()):
+                    fallbacks[name] = sorted({*fallbacks.get(name, ()), *failed})
             for block in blocks(panel, task, rows):
                 dropped[part] -= len(block.row)
-                own = ensemble.distribution(block, rows, tensors)
-                writer.write(block.table(own, model=model, part=part, fold=fold))
-                for name, baseline in baselines.items():
+                for name, ensemble in ensembles.items():
+                    own = ensemble.distribution(block, rows, datamodule.tensors(ensemble.device))
+                    writer.write(block.table(own, model=name, part=part, fold=fold))
+                for name, baseline in fits.items():
                     said = baseline.distribution(block)
                     writer.write(block.table(said, model=name, part=part, fold=fold))
-    return dropped
+    return Written(dropped=dropped, fallbacks=fallbacks)

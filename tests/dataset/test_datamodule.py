@@ -141,22 +141,6 @@ def test_a_task_reaches_to_its_last_target() -> None:
     assert Task(horizons=[1, 5]).horizons == (1, 5)  # type: ignore[arg-type]
 
 
-def test_symbols_without_a_row_in_any_range_are_listed_as_too_short(
-    prices_of: Callable[..., Prices],
-) -> None:
-    """The first `warmup` sessions of a symbol are in no range."""
-    price = np.linspace(10, 12, 60)
-    days = np.arange(60)
-    close = {
-        "LONG": price,
-        "FIVE": np.where((days >= 20) & (days < 25), price, np.nan),
-        "LATE5": np.where(days >= 55, price, np.nan),
-        "LATE6": np.where(days >= 54, price, np.nan),
-    }
-    panel = make_panel(prices_of(close), FeatureSet(columns=["return"]), market=None)
-    assert module_of(panel).too_short == ["FIVE", "LATE5"]
-
-
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_a_part_without_a_row_is_refused_with_the_remedy(
     random_panel: Callable[..., Panel], part: str

@@ -102,9 +102,8 @@ def pipeline(config: dict[str, Any], fold: Fold) -> Callable[[Prices], pd.DataFr
             ensemble = load_ensemble(folder, members=config["ensemble"], task=datamodule.task)
             write_forecasts(
                 folder / "forecasts.parquet",
-                ensemble,
                 datamodule,
-                model=config["model"]["cell"],
+                ensembles={config["model"]["cell"]: ensemble},
                 # Where the data end on the eve of the test range it has no row yet.
                 parts=[p for p in ("validation", "test") if datamodule.ranges[p].rows],
             )

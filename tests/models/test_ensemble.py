@@ -162,11 +162,11 @@ def test_every_head_writes_a_valid_table_of_all_models_on_the_same_rows(
 ) -> None:
     ensemble, datamodule, _ = trained(f"head={head}", "ensemble=2", "trainer.max_epochs=1")
     path = tmp_path / "forecasts.parquet"
-    dropped = write_forecasts(
-        path, ensemble, datamodule, model="lstm", parts=["validation", "test"]
+    written = write_forecasts(
+        path, datamodule, ensembles={"lstm": ensemble}, parts=["validation", "test"]
     )
     table = read_forecasts(path)
-    assert set(dropped) == {"validation", "test"}
+    assert set(written.dropped) == {"validation", "test"}
     keys = {
         model: set(zip(rows["part"], rows["symbol"], rows["origin"], rows["horizon"], strict=True))
         for model, rows in table.groupby("model", observed=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.config import ForecastError
-from forecast.models.networks import CELLS, Network
+from forecast.models.networks import CELLS, MEMORYLESS, Network
 
 
 def sigmoid(x):
@@ -39,6 +39,7 @@ def textbook_gru(x, w, r, b, c, state):
 
 
 TEXTBOOK = {"rnn": textbook_rnn, "lstm": textbook_lstm, "gru": textbook_gru}
+RECURRENT = tuple(TEXTBOOK)
 
 
 def network(cell, **options):
@@ -72,13 +73,71 @@ def by_hand(made, cell, x_LF):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", RECURRENT)
 def test_network_equals_the_textbook(cell, layers):
     made = network(cell, layers=layers)
     x_LF = np.random.default_rng(0).normal(size=(40, 4))
     x_LF[3, 1] = np.nan  # an undefined feature counts as the training mean
     raw, _ = made(torch.from_numpy(x_LF)[None])
     np.testing.assert_allclose(raw[0].detach().numpy(), by_hand(made, cell, x_LF), atol=1e-6)
+
+
+def feed_forward_by_hand(made, x_LF):
+    """tanh(W x + b), layer upon layer; none of them in `linear`."""
+    weight = {k: v.detach().numpy() for k, v in made.named_parameters()}
+    hidden = features = np.nan_to_num((x_LF - made.mean_F.numpy()) / made.std_F.numpy(), nan=0.0)
+    k = 0
+    while (name := f"recurrence.layers.{k}") + ".weight" in weight:
+        hidden = np.tanh(hidden @ weight[f"{name}.weight"].T + weight[f"{name}.bias"])
+        k += 1
+    out = hidden @ weight["readout.weight"].T + weight["readout.bias"]
+    if made.skip is not None:
+        out = out + features @ weight["skip.weight"].T
+    return out.reshape(len(x_LF), *made.shape)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", MEMORYLESS)
+def test_network_without_memory_equals_the_textbook(cell, layers):
+    made = network(cell, layers=layers)
+    x_LF = np.random.default_rng(0).normal(size=(40, 4))
+    x_LF[3, 1] = np.nan
+    raw, _ = made(torch.from_numpy(x_LF)[None])
+    np.testing.assert_allclose(raw[0].detach().numpy(), feed_forward_by_hand(made, x_LF), atol=1e-6)
+
+
+def test_linear_has_no_hidden_layer_whatever_is_asked_of_the_others():
+    made = network("linear", layers=3, hidden_size=7, dropout=0.5)
+    shapes = {name: tuple(value.shape) for name, value in made.named_parameters()}
+    assert shapes == {"readout.weight": (6, 4), "readout.bias": (6,)}
+    x_BLF = torch.from_numpy(np.random.default_rng(4).normal(size=(3, 5, 4)))
+    zero, half, whole = (made(made.mean_F + a * (x_BLF - made.mean_F))[0] for a in (0, 0.5, 1))
+    torch.testing.assert_close(half - zero, 0.5 * (whole - zero))
+    made.train()
+    assert torch.equal(made(x_BLF)[0], whole), "dropout is of the hidden units alone"
+
+
+def test_mlp_has_as_many_hidden_layers_and_units_as_it_is_told():
+    made = network("mlp", layers=2, hidden_size=5)
+    shapes = {n: tuple(v.shape) for n, v in made.named_parameters() if n.endswith("weight")}
+    assert shapes == {
+        "recurrence.layers.0.weight": (5, 4), "recurrence.layers.1.weight": (5, 5),
+        "skip.weight": (6, 4), "readout.weight": (6, 5),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@settings(max_examples=10, deadline=None)
+@given(t=st.integers(1, 29))
+def test_only_a_network_without_memory_reads_each_session_alone(cell, t):
+    made = network(cell)
+    assert made.memoryless == (cell in MEMORYLESS)
+    random = np.random.default_rng(5)
+    x_BLF = torch.from_numpy(random.normal(size=(2, 30, 4)))
+    other = torch.from_numpy(random.normal(size=(2, 30, 4)))
+    other[:, t] = x_BLF[:, t]
+    alone = torch.equal(made(x_BLF)[0][:, t], made(other)[0][:, t])
+    assert alone == made.memoryless
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -126,7 +185,7 @@ def test_an_untrained_network_nearly_repeats_the_scale(cell):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"cell": "transformer"}, "choose rnn, lstm, gru"),
+        ({"cell": "transformer"}, "choose rnn, lstm, gru, mlp, linear"),
         ({"bidirectional": True}, "would read the future"),
         ({"hidden_size": 0}, "model.hidden_size=0"),
         ({"layers": 0}, "model.layers=0"),

@@ -1,0 +1,159 @@
+"""What running cannot find out: who was chosen, what was revised, how prices were rounded, who
+looked. And whether a point forecast of prices is any better than the last price."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from forecast.dataset.panel import Panel
+from forecast.evaluation.audit import Line
+from forecast.evaluation.inference import mean_test
+from forecast.prices.frame import VINTAGE, Prices
+
+QUIET = 10  # sessions without a price after which a symbol counts as gone
+COARSE = 0.25  # of a session's scale: a larger tick is seen in the returns
+MOST_COARSE = 0.01  # share of a symbol's rows
+
+
+def check_survivors(prices: Prices, panel: Panel) -> Line:
+    """Whether the list of symbols could hold those that failed."""
+    told = next((w for w in prices.warnings if "surviv" in w.lower()), None)
+    if told is not None:
+        return Line(status="warn", name="survivors", sentence=_sentence(told))
+    last = panel.day[panel.offsets[1:] - 1]
+    gone = int((last < len(panel.dates) - QUIET).sum())
+    count = len(panel.symbols)
+    if prices.source == "simulated" or gone:
+        ended = "prices are simulated" if not gone else f"{gone} of {count} symbols end early"
+        return Line(status="pass", name="survivors", sentence=f"{ended}: nobody was left out.")
+    return Line(
+        status="warn",
+        name="survivors",
+        sentence=f"all {count} symbols trade until the data end: if the list was made then, those "
+        "that failed are missing, and levels of return are too good.",
+    )
+
+
+def check_vintage(prices: Prices) -> Line:
+    """Whether old prices are those that were known."""
+    if prices.source == "simulated":
+        sentence = "prices are simulated: nobody revises them."
+        return Line(status="pass", name="vintage", sentence=sentence)
+    told = VINTAGE if VINTAGE in prices.warnings else "corrections of old prices are not dated"
+    return Line(
+        status="warn",
+        name="vintage",
+        sentence=f"{told}: prices as stored today may differ from those known at the time.",
+    )
+
+
+def check_ticks(panel: Panel) -> Line:
+    """Whether prices are rounded so coarsely that their returns show it."""
+    worst = ("", 0.0)
+    for s, symbol in enumerate(panel.symbols):
+        rows = panel.symbol_rows(s)
+        tick = _tick(panel.price[rows])
+        if tick is None:
+            continue
+        percent = 100 * tick / panel.price[rows]
+        share = float(np.mean(percent > COARSE * np.nan_to_num(panel.scale[rows], nan=np.inf)))
+        if share > worst[1]:
+            worst = (symbol, share)
+    if worst[1] > MOST_COARSE:
+        return Line(
+            status="warn",
+            name="ticks",
+            sentence=f"in {worst[1]:.1%} of the sessions of {worst[0]} the last digit of the price "
+            f"is worth more than {COARSE:.0%} of a session's scale: returns jump between ticks "
+            "there. Use finer prices, or a later data.start.",
+            values={"share": worst[1]},
+        )
+    return Line(
+        status="pass",
+        name="ticks",
+        sentence="prices are fine enough: their rounding is small beside a session's scale.",
+        values={"share": worst[1]},
+    )
+
+
+def _tick(price: np.ndarray) -> float | None:
+    """The power of ten that prices are rounded to, up to four decimals."""
+    for decimals in range(5):
+        scaled = price * 10**decimals
+        if (np.abs(scaled - np.round(scaled)) < 1e-4).all():
+            return float(10.0**-decimals)
+    return None
+
+
+def check_looks(outputs: Path, sha256: str) -> Line:
+    """How often the test range of these prices was opened, by the ledger."""
+    looks: list[str] = []
+    path = outputs / "ledger.csv"
+    if path.exists():
+        with open(path, newline="") as file:
+            looks = [
+                line["configuration"]
+                for line in csv.DictReader(file)
+                if line["part"] == "test" and line["data"] == sha256
+            ]
+    configurations = len(set(looks))
+    values = {"looks": len(looks), "configurations": configurations}
+    times = f"{len(looks)} time{'s' * (len(looks) != 1)}"
+    opened = f"the ledger shows the test range of these prices opened {times}"
+    if configurations > 1:
+        return Line(
+            status="warn",
+            name="test range",
+            sentence=f"{opened}, by {configurations} configurations: the best of them is better "
+            "than it will be. Choose on validation.",
+            values=values,
+        )
+    return Line(status="pass", name="test range", sentence=f"{opened}.", values=values)
+
+
+def check_last_price(table: pd.DataFrame) -> Line | None:
+    """A point forecast against that of no change: absolute errors, averaged over a date's symbols.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of one model and part; columns origin, horizon, actual, mean and q50.
+
+    Returns
+    -------
+    Line or None
+        None where the model states a distribution: it claims more than a price.
+    """
+    table = table[table["actual"].notna()]
+    if table["q50"].notna().any() or table.empty:
+        return None
+    better, words = True, []
+    values: dict[str, float | int | None] = {}
+    for horizon in sorted(table["horizon"].unique().tolist()):
+        rows = table[table["horizon"] == horizon]
+        saved = (rows["actual"] - rows["mean"]).abs() - rows["actual"].abs()
+        test = mean_test(saved.groupby(rows["origin"]).mean().to_numpy())
+        better &= bool(test.t < 0 and test.p < 0.05)
+        words.append(f"t = {test.t:.1f} at {horizon} session{'s' * (horizon > 1)}")
+        values[f"t_{horizon}"] = test.t
+    told = f"absolute error against that of the last price: {', '.join(words)}"
+    return Line(
+        status="pass" if better else "warn",
+        name="last price",
+        sentence=f"{told}. " + ("The forecasts are better." if better else NOT_BETTER),
+        values=values,
+    )
+
+
+NOT_BETTER = (
+    "A negative t of 2 or more would be skill: the forecasts are not better than the last price."
+)
+
+
+def _sentence(text: str) -> str:
+    """A warning of the prices without the word that it begins with."""
+    return text.partition(": ")[2] + "." if ": " in text else text + "."

@@ -1,0 +1,198 @@
+"""What a run has stored, made again: are its networks and forecasts what they are said to be?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forecast.dataset.folds import Fold, Range, ranges
+from forecast.dataset.market import read_market
+from forecast.dataset.panel import Panel
+from forecast.evaluation.audit import Line
+from forecast.evaluation.causality import truncate
+from forecast.evaluation.overlap import joined
+from forecast.evaluation.trial import forecast_rows
+from forecast.forecasts import read_forecasts
+from forecast.models.ensemble import Ensemble, load_ensemble
+from forecast.models.pipeline import make_task, panel_of
+from forecast.prices.frame import Prices
+from forecast.run import Run
+
+KEY = ["symbol", "origin", "horizon"]
+COMPARED = ("mean", "std", "q05", "q50", "q95")
+MOST_SYMBOLS = 8  # forecast again
+# Other devices and library versions round otherwise; a leak is larger.
+STATISTICS_TOLERANCE = 1e-3  # of a feature's deviation
+FORECAST_TOLERANCE = 1e-3  # of scale x sqrt(horizon)
+
+
+def check_stored(
+    run: Run,
+    config: Mapping[str, Any],
+    prices: Prices,
+    folds: Sequence[Fold],
+    *,
+    allow: Sequence[str] = (),
+) -> list[Line]:
+    """Checkpoints of a run's folds, and the forecasts of the last of them.
+
+    Parameters
+    ----------
+    config : mapping
+        Of the run.
+    prices : Prices
+        Those that the run was made of.
+    allow : sequence of str
+        Own heads that may be imported.
+    """
+    market, table = read_market(run.path / "market.parquet"), run.path / "forecasts.parquet"
+    part = run.parts[-1]
+    last = folds[-1] if part == "test" else folds[0]  # validation is forecast on the first alone
+    warm = "backtest" in run.config and run.config["backtest"]["warm_start"]
+    whole = panel_of(config, prices, market=market)
+    cut = panel_of(config, truncate(prices, _middle(whole.dates, last, part)), market=market)
+    statistics, forecasts = [], []
+    for model, fold, ensemble in _ensembles(run, folds, allow):
+        task, first = ensemble.task, folds[0] if warm else fold
+        train = ranges(whole, first, reach=task.reach, warmup=task.warmup)["train"]
+        where = f"{model} of fold {fold.index}" if len(folds) > 1 else model
+        statistics.append(check_stored_statistics(whole, train, ensemble, where))
+        if fold is last:
+            how = {"model": model, "part": part}
+            forecasts.append(check_stored_forecasts(table, ensemble, cut, fold, **how))
+    count = len(statistics)
+    told = f"the standardisation stored with {count} ensemble{'s' * (count > 1)} is that of the "
+    return [joined(statistics, told + "training rows."), joined(forecasts)]
+
+
+def _ensembles(
+    run: Run, folds: Sequence[Fold], allow: Sequence[str]
+) -> Iterator[tuple[str, Fold, Ensemble]]:
+    """The networks of a run, fold by fold."""
+    config = run.config
+    if "backtest" not in config:
+        yield config["model"]["cell"], folds[0], run.model()
+        return
+    for model, fits in run.metrics["fits"].items():
+        for fit in fits:
+            # As a walk-forward names them: the width of `mlp` is chosen in each fold.
+            name = f"{model}-{fit['hidden_size']}" if model == "mlp" else model
+            folder = run.path / f"fold-{fit['fold']:02d}" / name
+            ensemble = load_ensemble(
+                folder, members=config["ensemble"], task=make_task(config), allow=allow
+            )
+            yield model, folds[fit["fold"]], ensemble
+
+
+def check_stored_statistics(panel: Panel, train: Range, ensemble: Ensemble, where: str) -> Line:
+    """Standardisation in a run's checkpoints against that of the training rows.
+
+    Parameters
+    ----------
+    train : Range
+        Training rows of the networks.
+    where : str
+        The fold and model, for the sentence.
+    """
+    mean, std = _statistics(panel, train)
+    for member, network in enumerate(ensemble.networks, start=1):
+        for what, stored, expected in (
+            ("mean", network.mean_F, mean), ("deviation", network.std_F, std),
+        ):  # fmt: skip
+            apart = np.abs(stored.cpu().numpy().astype(np.float64) - expected) / std
+            if not apart.max(initial=0.0) < STATISTICS_TOLERANCE:
+                worst = int(np.argmax(apart))
+                return Line(
+                    status="fail",
+                    name="statistics",
+                    sentence=f"{where}, member {member}: the stored {what} of "
+                    f"{panel.names[worst]} is not that of the training rows, by "
+                    f"{apart[worst]:.3g} deviations.",
+                )
+    return Line(
+        status="pass",
+        name="statistics",
+        sentence=f"the standardisation stored with {where} is that of the training rows.",
+    )
+
+
+def check_stored_forecasts(
+    table: Path, ensemble: Ensemble, panel: Panel, fold: Fold, *, model: str, part: str
+) -> Line:
+    """The stored forecasts of a fold against those of its networks on prices that end early.
+
+    Parameters
+    ----------
+    table : Path
+        Forecasts of the run.
+    panel : Panel
+        Made from prices cut off within the part, with the run's stored market.
+    """
+    task = ensemble.task
+    rows = ranges(panel, fold, reach=task.reach, warmup=task.warmup)[part]
+    # The purge is no matter here: whatever was stored is made again.
+    high = panel.offsets[1:] if part == "test" else panel.first_row(fold.test)
+    alive = np.flatnonzero(high > rows.low)
+    alive = alive[np.linspace(0, len(alive) - 1, min(MOST_SYMBOLS, len(alive))).astype(int)]
+    few = Range(low=rows.low, high=np.where(np.isin(np.arange(len(high)), alive), high, rows.low))
+    again = forecast_rows(ensemble, panel, few, part=part, fold=fold.index)
+    stored = read_forecasts(
+        table,
+        columns=[*KEY, "fold", "scale", *COMPARED],
+        part=part,
+        model=model,
+        symbols=[panel.symbols[s] for s in alive],
+    )
+    stored = stored[stored["fold"] == fold.index]
+    names = {"symbol": str}
+    both = stored.astype(names).merge(again[[*KEY, *COMPARED]].astype(names), on=KEY)
+    day = panel.dates[-1]
+    if both.empty:
+        return Line(
+            status="warn",
+            name="stored",
+            sentence=f"{part} of {model}: no stored forecast up to {day} to make again.",
+        )
+    unit = both["scale"] * np.sqrt(both["horizon"].astype(float))
+    apart = max(
+        float(((both[f"{name}_x"] - both[f"{name}_y"]).abs() / unit).max())
+        for name in COMPARED
+        if both[f"{name}_x"].notna().any()
+    )
+    good = apart < FORECAST_TOLERANCE
+    what = f"{len(both):,} stored {part} forecasts of {model}"
+    return Line(
+        status="pass" if good else "fail",
+        name="stored",
+        sentence=f"{what} come out again from prices that end on {day}."
+        if good
+        else f"{what} are not what its networks say on prices that end on {day}: up to "
+        f"{apart:.3g} of the scale apart.",
+        values={"apart": apart, "rows": len(both)},
+    )
+
+
+def _middle(dates: np.ndarray, fold: Fold, part: str) -> np.datetime64:
+    """A date in the middle of a part of a fold, to cut prices off at."""
+    first, stop = (
+        (fold.validation, fold.test) if part == "validation" else (fold.test, fold.test_end)
+    )
+    inside = dates[(dates >= first) & (True if stop is None else dates < stop)]
+    day: np.datetime64 = inside[len(inside) // 2]
+    return day
+
+
+def _statistics(panel: Panel, train: Range) -> tuple[np.ndarray, np.ndarray]:
+    """Plain means and deviations, all rows at once; 1 where a column does not vary."""
+    spans: Sequence[np.ndarray] = [
+        np.arange(low, max(low, high)) for low, high in zip(train.low, train.high, strict=True)
+    ]
+    values = panel.values[np.concatenate(spans)].astype(np.float64)
+    known = ~np.isnan(values)
+    count = np.maximum(known.sum(0), 1)
+    mean = np.where(known, values, 0.0).sum(0) / count
+    std = np.sqrt(np.where(known, (values - mean) ** 2, 0.0).sum(0) / count)
+    return mean, np.where(std > 1e-6 * np.abs(mean), std, 1.0)

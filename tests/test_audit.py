@@ -1,0 +1,235 @@
+"""`forecast.audit` from end to end: what it prints, leaves and returns, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forecast import compose, list_runs, load_run
+from forecast.audit import audit
+from forecast.backtest import backtest
+from forecast.config import ForecastError
+from forecast.run import Run, prune_runs
+from forecast.train import train
+
+TINY = [
+    "data=simulated", "data.process=garch", "data.n_symbols=6", "data.n_sessions=500",
+    "horizons=[1,5]", "window.length=60", "window.warmup=25", "window.batch=16",
+    "split.validation=60", "split.test=0.2", "model.hidden_size=4", "trainer=cpu",
+    "ensemble=1", "trainer.max_epochs=1", "progress=false",
+]  # fmt: skip
+SMALL = [
+    "audit.sessions=150",
+    "audit.epochs=1",
+    "audit.null_panels=0",
+    "audit.planted_coefficient=0",
+]
+CHECKS = [
+    "folds", "features", "truncation", "perturbation", "statistics", "history", "survivors",
+    "vintage", "ticks", "test range",
+]  # fmt: skip
+OF_A_RUN = ["data", "folds", "statistics", "stored", *CHECKS[1:]]
+
+
+def audited(outputs: Path, *overrides: str) -> Run:
+    typed = [*SMALL, f"outputs={outputs}", *overrides]
+    return audit(compose("audit", typed), overrides=typed)
+
+
+def names(result: Run) -> list[str]:
+    return [line["name"] for line in result.json("audit.json")["lines"]]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_parts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_parts.py").write_text(
+        "from forecast.models.heads import GaussianHead\n"
+        "tomorrow = lambda p: p.close.shift(-1) / p.close\n"
+        "quoted = lambda p: p.raw_close\n"
+        "class Head(GaussianHead):\n    pass\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def run(outputs: Path) -> Run:
+    """A run with a head of its user's own."""
+    typed = [*TINY, "head.name=own_parts.Head", f"outputs={outputs}"]
+    return train(compose("train", typed), overrides=typed)
+
+
+def test_a_configuration_is_audited_line_by_line(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = audited(outputs, *TINY)
+    told = result.json("audit.json")
+    assert names(result) == CHECKS
+    assert told["status"] == "warn", "the simulated history is too short for one of the checks"
+    assert {line["status"] for line in told["lines"]} == {"pass", "warn"}
+    printed = capsys.readouterr().out
+    for line in told["lines"]:
+        assert f"{line['status']}  {line['name']}: {line['sentence']}" in printed.splitlines()
+    assert set(result.environment) >= {"python", "torch"} and result.overrides == [
+        *SMALL, f"outputs={outputs}", *TINY,
+    ]  # fmt: skip
+
+
+def test_the_same_audit_leaves_the_same_bytes(outputs: Path) -> None:
+    results = [audited(outputs, *TINY) for _ in range(2)]
+    assert results[0].path == results[1].path
+    bytes_of = [(r.path / "audit.json").read_bytes() for r in results]
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_simulated_checks_follow_their_switches(outputs: Path) -> None:
+    both = ["audit.null_panels=2", "audit.null_sessions=450", "audit.null_epochs=1",
+        "audit.planted_coefficient=0.2", "audit.planted_sessions=450",
+        "audit.planted_epochs=1"]  # fmt: skip
+    found = names(audited(outputs, *TINY, *both))
+    assert found == [*CHECKS[:6], "null", "planted", *CHECKS[6:]]
+
+
+def test_a_finished_audit_is_no_run_and_a_cut_off_one_is_pruned(
+    outputs: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = audited(outputs, *TINY)
+    assert result.name not in set(list_runs(outputs)["run"])
+    assert prune_runs(outputs) == []
+    (result.path / "audit.json").unlink()
+    assert prune_runs(outputs) == [result.name]
+    assert load_run(run.name, outputs).name == run.name
+
+
+def test_a_run_is_audited_with_what_it_has_stored(outputs: Path, run: Run) -> None:
+    result = audited(outputs, f"run={run.name}", "audit.allow=[own_parts.Head]")
+    told = result.json("audit.json")
+    assert told["audited"] == run.name
+    assert names(result) == OF_A_RUN
+    assert not [line for line in told["lines"] if line["status"] == "fail"]
+
+
+def test_a_run_whose_folds_overlap_fails(outputs: Path, run: Run, tmp_path: Path) -> None:
+    data = run.data
+    text = (run.path / "data.json").read_text()
+    wrong = {**data, "folds": [{**data["folds"][0], "validation": data["folds"][0]["test"]}]}
+    try:
+        (run.path / "data.json").write_text(json.dumps(wrong))
+        result = audited(outputs, f"run={run.name}", "audit.allow=[own_parts.Head]")
+    finally:
+        (run.path / "data.json").write_text(text)
+    assert result.json("audit.json")["status"] == "fail"
+    (line,) = [x for x in result.json("audit.json")["lines"] if x["name"] == "folds"]
+    assert "data.json, fold 0: validation ends on" in line["sentence"]
+
+
+def test_nothing_that_a_run_names_is_executed_unless_allowed(outputs: Path, run: Run) -> None:
+    with pytest.raises(ForecastError, match=r"audit\.allow=\[own_parts\.Head\]") as caught:
+        audited(outputs, f"run={run.name}")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ForecastError, match=r"load_run\(\.\.\., allow="):
+        load_run(run.name, outputs).model()
+    assert load_run(run.name, outputs, allow=["own_parts.Head"]).model().head is not None
+    assert train(
+        compose("train", [*TINY, "head.name=own_parts.Head", f"outputs={outputs}"])
+    ).model()
+
+
+def test_a_run_that_names_another_source_is_not_read(
+    outputs: Path, run: Run, tmp_path: Path
+) -> None:
+    copy = Run(tmp_path / "lstm-0000000000")
+    config = {**run.config, "data": {**run.config["data"], "_target_": "os.mkdir"}}
+    config["head"] = {"name": "student_t"}
+    copy.write("config.yaml", config)
+    copy.write("data.json", run.data)
+    copy.write("metrics.json", run.metrics)
+    with pytest.raises(ForecastError, match=r"uses os\.mkdir, which an audit would execute"):
+        audited(outputs, f"run={copy.path}")
+
+
+def test_every_fold_of_a_backtest_is_audited_and_tables_of_others_too(outputs: Path) -> None:
+    typed = [t for t in TINY if not t.startswith("split.test")] + [
+        f"outputs={outputs}", "backtest.first=1991-03-01", "backtest.refit=4m", "backtest.jobs=1",
+        "backtest.models=[rnn,gru]", "backtest.baselines=[ewma_t]", "evaluate=[test]",
+        "significance.benchmark=ewma_t", "significance.repetitions=100", "head=point",
+    ]  # fmt: skip
+    walk = backtest(compose("backtest", typed))
+    told = audited(outputs, f"run={walk.name}").json("audit.json")["lines"]
+    assert [line["name"] for line in told] == [*OF_A_RUN, "last price", "last price"]
+    sentences = {line["name"]: line["sentence"] for line in reversed(told)}
+    assert sentences["folds"].startswith(f"{len(walk.data['folds'])} folds")
+    assert f"with {2 * len(walk.data['folds'])} ensembles" in sentences["statistics"]
+    assert "forecasts of rnn" in sentences["stored"] and "of gru" in sentences["stored"]
+    assert {line["status"] for line in told} == {"pass", "warn"}
+
+    table = walk.path / "forecasts.parquet"
+    given = backtest(compose("backtest", [f"forecasts={table}", *typed]))
+    assert names(audited(outputs, f"run={given.name}"))[0] == "folds"
+
+
+@pytest.mark.parametrize("typed", ["model=gru", "experiment=quick", "horizons=[1]", "seed=3"])
+def test_a_run_brings_its_own_configuration(outputs: Path, run: Run, typed: str) -> None:
+    with pytest.raises(ForecastError, match=f"does not go with run={run.name}") as caught:
+        audited(outputs, f"run={run.name}", typed)
+    assert typed in str(caught.value)
+
+
+@pytest.mark.parametrize(("typed", "told"), [
+    ("audit.symbols=0", "audit.symbols=0 must be 1 or more"),
+    ("audit.null_panels=-1", "audit.null_panels=-1 must be 0 or more"),
+    ("audit.planted_coefficient=1", "planted_coefficient=1 from 0 to 1"),
+    ("audit.allow=x", r'audit\.allow="x" is not a list of texts'),
+    ("run=lstm-nothing", "run 'lstm-nothing' is not in"),
+])  # fmt: skip
+def test_wrong_options_are_refused_by_name(outputs: Path, typed: str, told: str) -> None:
+    with pytest.raises(ForecastError, match=told) as caught:
+        audited(outputs, typed)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_feature_that_simulated_prices_cannot_feed_is_said_to_be_unchecked(
+    outputs: Path, tmp_path: Path
+) -> None:
+    from forecast.prices import load_prices
+
+    file = tmp_path / "quoted.csv"
+    frame = load_prices("simulated", n_symbols=5, n_sessions=500).frame
+    frame.assign(raw_close=frame["close"]).to_csv(file, index=False)
+    files = [t for t in TINY if not t.startswith("data")]
+    result = audited(outputs, "data=files", f"data.path={file}", "data.adjusted=true", *files,
+        "features.own=[own_parts.quoted]", "audit.null_panels=1")  # fmt: skip
+    (line,) = [x for x in result.json("audit.json")["lines"] if x["name"] == "simulated"]
+    assert line["status"] == "warn" and "raw_close" in line["sentence"]
+
+
+def test_the_command_ends_with_1_on_a_fail_and_without_more_words(
+    own_parts: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "forecast.audit", *TINY, *SMALL, f"outputs={tmp_path}"]
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(
+        [*command, "features.own=[own_parts.tomorrow]"],
+        cwd=own_parts,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 1
+    assert "fail  features: " in done.stdout and "own_parts.tomorrow.close" in done.stdout
+    assert done.stderr == ""
