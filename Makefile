@@ -3,10 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune bench-training bench-scale bench-scores
+.PHONY: train test lint prune backtest audit bench-training bench-scale bench-scores bench-rows bench-size bench-backtest
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
+
+backtest: $(VENV)/ready  # 2010 to 2022, every network beside every baseline
+	$(BIN)/python -m forecast.backtest experiment=headline $(ARGS)
+
+audit: $(VENV)/ready
+	$(BIN)/python -m forecast.audit $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)  # many small networks: threads only wait
@@ -27,6 +33,15 @@ bench-scale: $(VENV)/ready
 
 bench-scores: $(VENV)/ready
 	$(BIN)/python benchmarks/scores.py
+
+bench-rows: $(VENV)/ready
+	$(BIN)/python benchmarks/rows.py
+
+bench-size: $(VENV)/ready
+	$(BIN)/python benchmarks/size.py
+
+bench-backtest: $(VENV)/ready
+	$(BIN)/python benchmarks/backtest.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

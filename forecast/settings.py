@@ -73,6 +73,10 @@ class Backtest(Settings):
             raise ForecastError(
                 f"recalibrate={self.recalibrate} is unknown: choose {', '.join(RECALIBRATIONS)}."
             )
+        if self.forecasts is not None and not self.forecasts:
+            raise ForecastError(
+                "forecasts names no table: give a path or a list of them, or null to walk forward."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

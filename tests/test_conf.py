@@ -166,6 +166,16 @@ def test_a_backtest_asks_for_everything_that_training_asks_but_the_test_range() 
     assert train - backtest == {"split.test", "split.embargo"}
 
 
+def test_the_usual_backtest_has_every_baseline_and_the_headline_every_network() -> None:
+    from forecast.models.baselines import BASELINES
+    from forecast.models.networks import CELLS, MEMORYLESS
+
+    usual, headline = (plain(compose("backtest", o)) for o in ([], ["experiment=headline"]))
+    for config in (usual, headline):
+        assert sorted(config["backtest"]["baselines"]) == sorted((*BASELINES, *MEMORYLESS))
+    assert headline["backtest"]["models"] == [cell for cell in CELLS if cell not in MEMORYLESS]
+
+
 def numbers(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(numbers, value))

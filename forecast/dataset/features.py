@@ -77,6 +77,10 @@ class History:
     def floor_hits(self) -> int:
         return self._scale[1]
 
+    def absolute(self, half_life: float) -> np.ndarray:
+        """Volatility from mean absolute returns, which one large return moves less, percent."""
+        return np.sqrt(np.pi / 2) * ewma(np.abs(self.log_return), half_life)
+
     def log_ratio(self, volatility: np.ndarray) -> np.ndarray:
         """log(volatility / scale), floored."""
         return np.log(np.maximum(volatility / self.scale, RATIO_FLOOR))
@@ -150,8 +154,18 @@ FEATURES: dict[str, Feature] = {
         np.sqrt(2 * ewma(np.minimum(h.log_return, 0) ** 2, h.scale_half_life))
     ),
     "scale": lambda h: np.log(h.scale),
+    "absolute_5": lambda h: h.log_ratio(h.absolute(5)),
+    "absolute_20": lambda h: h.log_ratio(h.absolute(20)),
+    "absolute_60": lambda h: h.log_ratio(h.absolute(60)),
+    "trend_5": lambda h: ewma(h.log_return, 5) / h.scale,
+    "trend_20": lambda h: ewma(h.log_return, 20) / h.scale,
     "market_return": lambda h: h.market / h.market_scale,
     "market_volatility": lambda h: np.log(h.market_scale / h.scale),
+    "market_volatility_5": lambda h: h.log_ratio(np.sqrt(ewma(h.market**2, 5))),
+    "market_volatility_60": lambda h: h.log_ratio(np.sqrt(ewma(h.market**2, 60))),
+    "market_volatility_250": lambda h: h.log_ratio(np.sqrt(ewma(h.market**2, 250))),
+    "market_trend_5": lambda h: ewma(h.market, 5) / h.market_scale,
+    "market_trend_20": lambda h: ewma(h.market, 20) / h.market_scale,
     "garman_klass": lambda h: h.log_ratio(_garman_klass(h)),
     "rogers_satchell": lambda h: h.log_ratio(np.sqrt(ewma(_rogers_satchell(h) ** 2, 5))),
     "overnight": _overnight,
@@ -163,7 +177,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "overnight": ("open",),
     "volume_surprise": ("volume",),
 }
-MARKET_FEATURES = ("market_return", "market_volatility")
+MARKET_FEATURES = tuple(name for name in FEATURES if name.startswith("market_"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -178,8 +178,9 @@ def attempt(chain: Sequence[Step], **options: Any) -> list[Outcome]:
             outcomes.append(Outcome(step=step, error=str(error)))
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-            outcomes.append(Outcome(step=step, error=what))
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            outcomes.append(Outcome(step=step, error=f"{what} ({place})"))
         if outcomes[-1].error:
             break
     return outcomes

@@ -179,6 +179,44 @@ def test_bars_are_measured_against_the_close_on_their_own_basis(name: str) -> No
     np.testing.assert_allclose(FEATURES[name](total), FEATURES[name](quoted), rtol=1e-9)
 
 
+def test_absolute_volatility_is_that_of_normal_returns_and_heeds_a_jump_less() -> None:
+    rng = np.random.default_rng(3)
+    returns = rng.normal(0, 1.5, 4000)
+    returns[-1] = 30.0
+    history = History(
+        date=np.arange(4001).astype("datetime64[D]"),
+        columns={"close": 50 * np.exp(np.cumsum(np.append(0, returns)) / 100)},
+        market=np.full(4001, np.nan),
+        market_scale=np.full(4001, np.nan),
+    )
+    assert history.absolute(250.0)[-2] == pytest.approx(1.5, rel=0.15)
+    assert history.volatility(250.0)[-2] == pytest.approx(1.5, rel=0.15)
+    assert history.absolute(20.0)[-1] < 0.6 * history.volatility(20.0)[-1]
+
+
+@pytest.mark.parametrize("half_life", [5, 20])
+def test_trends_are_mean_returns_in_units_of_volatility(half_life: int) -> None:
+    history = random_history(11)
+    for name, returns, unit in (
+        (f"trend_{half_life}", history.log_return, history.scale),
+        (f"market_trend_{half_life}", history.market, history.market_scale),
+    ):
+        t = len(history) - 1
+        weight = 0.5 ** ((t - np.arange(t + 1)) / half_life) * ~np.isnan(returns)
+        expected = np.nansum(weight * returns) / weight.sum() / unit[t]
+        assert FEATURES[name](history)[t] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("half_life", [5, 60, 250])
+def test_market_volatilities_are_measured_against_the_symbols_scale(half_life: int) -> None:
+    history = random_history(12)
+    t = len(history) - 1
+    weight = 0.5 ** ((t - np.arange(t + 1)) / half_life) * ~np.isnan(history.market)
+    volatility = np.sqrt(np.nansum(weight * history.market**2) / weight.sum())
+    column = FEATURES[f"market_volatility_{half_life}"](history)
+    assert column[t] == pytest.approx(np.log(volatility / history.scale[t]), rel=1e-9)
+
+
 def test_overnight_and_intraday_returns_make_the_sessions_return() -> None:
     history = bars()
     overnight = FEATURES["overnight"](history) * history.scale

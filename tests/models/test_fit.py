@@ -326,6 +326,50 @@ def test_the_number_of_threads_changes_no_bit_at_the_usual_size(
     assert history(tmp_path / "1").equals(history(tmp_path / "2"))
 
 
+# ---------------------------------------------------------------------------- warm start
+
+
+def test_a_warm_start_takes_weights_and_standardisation_and_nothing_else(
+    fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the optimiser's state, nor the epoch; and these rows' statistics are not used."""
+    fit(tmp_path / "before", "ensemble=2", "split.test=0.4", "seed=7")
+    begun: list[dict[str, torch.Tensor]] = []
+    step = Forecaster.training_step
+
+    def spy(self: Forecaster, batch: Any, index: int) -> torch.Tensor:
+        if self.global_step == 0:
+            begun.append({name: value.clone() for name, value in self.state_dict().items()})
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Forecaster, "training_step", spy)
+        fit(tmp_path / "warm", "ensemble=2", start=tmp_path / "before")
+    assert len(begun) == 2
+    for member in (0, 1):
+        assert same(begun[member], weights(tmp_path / "before", member))
+        for name in ("network.mean_F", "network.std_F"):
+            kept = weights(tmp_path / "warm", member)[name]
+            assert torch.equal(kept, weights(tmp_path / "before", member)[name])
+    assert list(history(tmp_path / "warm")["epoch"]) == [1, 2, 3] * 2
+    assert not same(weights(tmp_path / "warm"), weights(tmp_path / "before"))
+
+
+def test_a_warm_start_that_is_killed_continues_where_it_was(
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    before = tmp_path / "before"
+    fit(before, "seed=7")
+    fit(tmp_path / "whole", start=before)
+    for step in (1, int(history(before)["step"].min()) + 1):
+        stop_at(0, step)
+        with pytest.raises(Killed):
+            fit(tmp_path / "broken", start=before)
+    fit(tmp_path / "broken", start=before)
+    assert history(tmp_path / "broken").equals(history(tmp_path / "whole"))
+    assert same(weights(tmp_path / "broken"), weights(tmp_path / "whole"))
+
+
 # ------------------------------------------------------------------------------- safety
 
 
