@@ -89,8 +89,8 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
             for path in run.path.glob("fold-*/*.parquet"):
                 path.unlink()
         if run.config["report"] != config["report"]:  # asks for other figures, nothing else
-            run.write("config.yaml", {**run.config, "report": config["report"]})
             (run.path / "report.html").unlink(missing_ok=True)
+            run.write("config.yaml", {**run.config, "report": config["report"]})
         if not (run.path / "report.html").exists():
             from forecast.report.page import write_report
 
@@ -127,6 +127,12 @@ def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Plan:
                 f"backtest.baselines: {name!r} is unknown, or stands twice or in backtest.models "
                 f"too. Choose from {', '.join(known)}."
             )
+    judges = [*known, *CELLS, "truth"]
+    if config["significance"]["benchmark"].removesuffix("_conformal") not in judges:
+        raise ForecastError(
+            f"significance.benchmark={config['significance']['benchmark']} is no model. Choose "
+            f"from {', '.join(dict.fromkeys(judges))}."
+        )
     prices = load_prices(config["data"])
     name = run_name("backtest", config, data=prices.sha256, device=device, own=own)
     run = Run(Path(settings.outputs) / name)
@@ -191,7 +197,7 @@ def _walk_forward(
         attempt,
         config=config,
         panel=panel,
-        folder=run.path,
+        folder=run.path.resolve(),  # a worker on a cluster may stand elsewhere
         truth=prices.truth,
         threads=settings.threads or 1,
         device=device.split()[0],
@@ -277,15 +283,25 @@ def _publish(
     assessment = assess(run.path / "forecasts.parquet")
     networks = told["networks"]
     compared, curves = significance(
-        assessment.daily, assessment.breakdown, networks=networks, **config["significance"]
+        assessment.daily,
+        assessment.breakdown,
+        networks=networks,
+        delay=assessment.delay,
+        **config["significance"],
     )
-    assessment.daily.to_parquet(run.path / "daily.parquet", index=False)
-    curves.to_parquet(run.path / "fluctuation.parquet", index=False)
-    assessment.breakdown.to_csv(run.path / "breakdown.csv", index=False)
+    parts = list(assessment.metrics["scores"])
+    for part in missing:
+        if part not in parts:
+            raise ForecastError(
+                f"no target of the {part} part is known yet: nothing can be scored. Choose an "
+                f"earlier backtest.first, shorter horizons, or evaluate without {part}."
+            )
     for part in missing:
         # Before the scores can be seen: a look that was cut short still counts as one.
         run.record(part, *run.data["fold"][part])
-    parts = list(assessment.metrics["scores"])
+    run.write("daily.parquet", assessment.daily)
+    run.write("fluctuation.parquet", curves)
+    run.write("breakdown.csv", assessment.breakdown)
     run.write(
         "metrics.json",
         {

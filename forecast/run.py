@@ -168,13 +168,20 @@ class Run:
             self._lock.release()
 
     def write(self, name: str, content: Any) -> None:
-        """Write a file of the run atomically: JSON, YAML or text by its ending."""
+        """Write a file of the run atomically: JSON, YAML, a table or text by its ending."""
+        if name.endswith(".parquet"):
+            temporary = self.path / f".{name}.tmp"
+            content.to_parquet(temporary, index=False)
+            os.replace(temporary, self.path / name)
+            return
         if name.endswith(".json"):
             text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
         elif name.endswith(".yaml"):
             import yaml
 
             text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        elif name.endswith(".csv"):
+            text = content.to_csv(index=False, lineterminator="\n")
         else:
             text = content
         write_atomically(self.path / name, text)

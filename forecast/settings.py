@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,15 @@ class Report:
     """The section `report`; its meaning stands in conf/backtest.yaml."""
 
     origins: Sequence[str] | None
+
+    def __post_init__(self) -> None:
+        for origin in self.origins or ():
+            try:
+                datetime.date.fromisoformat(origin)
+            except ValueError as error:
+                raise ForecastError(
+                    f"report.origins: {origin!r} is no date. Write 2020-03-16."
+                ) from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Scores of two models compare only on the same symbols, origins and targets. What one model lacks is
 therefore taken from all, and counted. Tables are streamed: in memory stand the packed key and the
-actual of each row (12 bytes), and one row group.
+outcome of each row (24 bytes), and one row group.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from forecast.forecasts import PARTS, SCHEMA, ForecastWriter, open_parquet, vali
 Keys = NDArray[np.int64]
 
 BLOCK_SYMBOLS = 32  # symbols of a row group cut here
+# What all models of a row must agree on: losses of one would otherwise be of something else.
+SHARED = ("actual", "realized_variance", "scale", "delay")
 ROUNDING = 1e-3  # percent, and share of it: what two tables' actuals may differ by
 
 # A key packs, from the top: symbol, origin (days from `_EPOCH`), horizon, whether the actual is
@@ -55,7 +57,7 @@ class _Group:
     fold: int
     part: str
     keys: Keys
-    actual: NDArray[np.float32]
+    shared: Mapping[str, NDArray[np.float32]]
 
     def read(self) -> pa.Table:
         # Opened each time: a walk-forward may have more tables than a process may have files.
@@ -100,7 +102,7 @@ def align(paths: Sequence[Path], out: Path) -> dict[str, Dropped]:
         kept: dict[str, Keys | None] = {}
         for part, models in parts.items():
             if models:
-                _check_actuals(part, models, names)
+                _check_shared(part, models, names)
                 dropped[part], kept[part] = _common(part, models)
         for group in _in_order(groups):
             table, wanted = group.read(), kept[group.part]
@@ -138,13 +140,13 @@ def _index(
     groups: list[_Group] = []
     seen: set[tuple[str, int, str, str]] = set()
     for number in range(file.num_row_groups):
-        columns = ["model", "fold", "part", "symbol", "origin", "horizon", "actual"]
+        columns = ["model", "fold", "part", "symbol", "origin", "horizon", *SHARED]
         table = file.read_row_group(number, columns=columns)
         if table.num_rows == 0:
             continue
         names = {name: table[name].unique().to_pylist() for name in columns[:4]}
         unfit = (
-            any(table[name].null_count for name in columns[:-1])
+            any(table[name].null_count for name in columns[:6])
             or any(len(names[name]) > 1 for name in columns[:3])
             or names["part"][0] not in PARTS
             or pc.min(table["horizon"]).as_py() < 1
@@ -175,7 +177,7 @@ def _index(
                 fold=fold,
                 part=part,
                 keys=(key << 1) + ~np.isnan(actual),
-                actual=actual.astype(np.float32),
+                shared={name: table[name].to_numpy().astype(np.float32) for name in SHARED},
             )
         )
     return groups
@@ -270,25 +272,26 @@ def _check_parts(parts: Mapping[str, dict[str, list[_Group]]], names: Sequence[s
             seen[part] = mine
 
 
-def _check_actuals(part: str, models: Mapping[str, list[_Group]], names: Sequence[str]) -> None:
-    """Refuse models that disagree on what happened."""
+def _check_shared(part: str, models: Mapping[str, list[_Group]], names: Sequence[str]) -> None:
+    """Refuse models that disagree on what happened, or on what scores are measured in."""
     everyone = np.unique(np.concatenate([g.keys for groups in models.values() for g in groups]))
-    actual = np.full(len(everyone), np.nan, np.float32)
-    first = np.zeros(len(everyone), np.int16)  # the model that stated it
-    for rank, (model, groups) in enumerate(models.items()):
-        for group in groups:
-            row = np.searchsorted(everyone, group.keys)
-            new = np.isnan(actual[row])
-            actual[row[new]], first[row[new]] = group.actual[new], rank
-            far = np.abs(group.actual - actual[row]) > ROUNDING * (1 + np.abs(actual[row]))
-            if far.any():
-                at = int(far.argmax())
-                other = list(models)[first[row[at]]]
-                raise ForecastError(
-                    f"{group.where}, row {at} ({_name(group.keys[at] >> 1, names)}): "
-                    f"actual={group.actual[at]:.6g} for {model} but {actual[row[at]]:.6g} for "
-                    f"{other}, {part}. Make both from the same prices, in percent log returns."
-                )
+    for name in SHARED:
+        value = np.full(len(everyone), np.nan, np.float32)
+        first = np.zeros(len(everyone), np.int16)  # the model that stated it
+        for rank, (model, groups) in enumerate(models.items()):
+            for group in groups:
+                own, row = group.shared[name], np.searchsorted(everyone, group.keys)
+                new = np.isnan(value[row])
+                value[row[new]], first[row[new]] = own[new], rank
+                far = np.abs(own - value[row]) > ROUNDING * (1 + np.abs(value[row]))
+                if far.any():
+                    at = int(far.argmax())
+                    other = list(models)[first[row[at]]]
+                    raise ForecastError(
+                        f"{group.where}, row {at} ({_name(group.keys[at] >> 1, names)}): "
+                        f"{name}={own[at]:.6g} for {model} but {value[row[at]]:.6g} for {other}, "
+                        f"{part}. Make both from the same prices, in percent log returns."
+                    )
 
 
 def _common(part: str, models: Mapping[str, list[_Group]]) -> tuple[Dropped, Keys | None]:

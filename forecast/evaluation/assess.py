@@ -30,11 +30,14 @@ class Assessment:
         origin date, NaN where undefined.
     breakdown : DataFrame
         part, model, horizon, by (year, symbol or scale), value, rows and mean scores.
+    delay : int
+        Sessions between origin and target, the most of any row.
     """
 
     metrics: dict[str, Any]
     daily: pd.DataFrame
     breakdown: pd.DataFrame
+    delay: int
 
 
 def assess(path: str | Path) -> Assessment:
@@ -52,7 +55,9 @@ def assess(path: str | Path) -> Assessment:
             f"{path}: no row has a known actual. Give a table whose targets have come to pass."
         )
     scores, breakdown, direction, risk = Scores(), Breakdown(cuts), Direction(), Risk()
+    delay = 0
     for block in read_blocks(path):
+        delay = max(delay, int(block["delay"].max()))
         for accumulator in (scores, breakdown, direction, risk):
             accumulator.add(block)
     # First, since it checks that the models have the same rows, which the others take for granted.
@@ -62,7 +67,9 @@ def assess(path: str | Path) -> Assessment:
             for horizon, found in horizons.items():
                 metrics["scores"][part][model][horizon].update(found)
     metrics["risk"] = risk.summary()
-    return Assessment(metrics=metrics, daily=_daily(scores), breakdown=breakdown.table())
+    return Assessment(
+        metrics=metrics, daily=_daily(scores), breakdown=breakdown.table(), delay=delay
+    )
 
 
 def _daily(scores: Scores) -> pd.DataFrame:

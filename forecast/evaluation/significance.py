@@ -47,6 +47,7 @@ def significance(
     *,
     networks: Sequence[str],
     benchmark: str = "gjr_t",
+    delay: int = 0,
     repetitions: int = 2000,
     seed: int = 0,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -62,6 +63,8 @@ def significance(
         Models compared with every other one; so are their recalibrated copies.
     benchmark : str
         Model of SPA and StepM.
+    delay : int
+        Sessions between origin and target, over which errors overlap as well.
     repetitions : int
         Of the bootstrap.
     seed : int
@@ -99,7 +102,7 @@ def significance(
             if len(dates) < FEWEST or len(losses) < 2:
                 continue
             if len(dates) not in drawn:
-                block = block_length(len(dates), horizon)
+                block = block_length(len(dates), horizon + delay)
                 drawn[len(dates)] = resample(len(dates), block, repetitions=repetitions, seed=seed)
             tests = {
                 (a, b): diebold_mariano(losses[a], losses[b]) for a, b in permutations(losses, 2)
@@ -110,7 +113,13 @@ def significance(
             for a, b in asked:
                 statistic = fluctuation(losses[a], losses[b])
                 table["pairs"].setdefault(a, {})[b] = {
-                    **_pair(losses[a], losses[b], tests[a, b], horizon, shares=loss in RELATIVE),
+                    **_pair(
+                        losses[a],
+                        losses[b],
+                        tests[a, b],
+                        horizon + delay,
+                        shares=loss in RELATIVE,
+                    ),
                     **_by_year(losses[a] - losses[b], dates.year.to_numpy()),
                     **_won(by_symbol, a, b),
                     "p_holm": _number(adjusted[frozenset((a, b))]),
@@ -166,10 +175,10 @@ def _by_symbol(
     return {str(model): wide[model].to_numpy(dtype=np.float64) for model in wide}
 
 
-def _pair(a: Array, b: Array, test: Test, horizon: int, *, shares: bool) -> dict[str, Any]:
+def _pair(a: Array, b: Array, test: Test, overlap: int, *, shares: bool) -> dict[str, Any]:
     """Difference of the losses by date of two models; `relative` only where `shares`."""
     low, high = test.interval()
-    hln_t, hln_p = hln(a, b, horizon)
+    hln_t, hln_p = hln(a, b, overlap)
     total = float(np.sum(a - b))
     largest = np.sort((a - b) * np.sign(total))[-TOP:]
     return {

@@ -18,6 +18,7 @@ from forecast.evaluation.trial import forecast_rows
 from forecast.forecasts import read_forecasts
 from forecast.models.ensemble import Ensemble, load_ensemble
 from forecast.models.pipeline import make_task, panel_of
+from forecast.models.walk import COLD
 from forecast.prices.frame import Prices
 from forecast.run import Run
 
@@ -56,7 +57,7 @@ def check_stored(
     cut = panel_of(config, truncate(prices, _middle(whole.dates, last, part)), market=market)
     statistics, forecasts = [], []
     for model, fold, ensemble in _ensembles(run, folds, allow):
-        task, first = ensemble.task, folds[0] if warm else fold
+        task, first = ensemble.task, folds[0] if warm and model not in COLD else fold
         train = ranges(whole, first, reach=task.reach, warmup=task.warmup)["train"]
         where = f"{model} of fold {fold.index}" if len(folds) > 1 else model
         statistics.append(check_stored_statistics(whole, train, ensemble, where))

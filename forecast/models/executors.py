@@ -82,12 +82,12 @@ def _ray(address: str | None) -> Iterator[None]:
     if ours:
         try:
             ray.init(
-                address=address,
+                address=address or "local",
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError) as error:
             raise ForecastError(
                 f"backtest.ray_address={address}: {' '.join(str(error).split())} Correct the "
                 "address, or leave it out for a Ray of this machine."

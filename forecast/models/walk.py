@@ -27,6 +27,7 @@ from forecast.prices.simulated import Truth
 from forecast.run import write_atomically
 
 BASELINES = "baselines"  # the step that fits all baselines which are no networks
+COLD = (BASELINES, "mlp")  # never start warm: the width of mlp is chosen anew in every fold
 # Wall-clock seconds of a step relative to an LSTM's: the long ones go first.
 COST = {"gru": 2.5, "rnn": 1.0, "lstm": 1.0, BASELINES: 0.7, "mlp": 0.4, "linear": 0.2}
 
@@ -144,7 +145,7 @@ def chained(
     for fold in folds:
         wanted = tuple(part for part in parts if part == "test" or fold.index == 0)
         for model in models if wanted else ():
-            warm = warm_start and model != BASELINES
+            warm = warm_start and model not in COLD
             before = fold.index - 1 if warm and fold.index else None
             step = Step(fold=fold, model=model, parts=wanted, before=before)
             chains.setdefault((model, 0 if warm else fold.index), []).append(step)
@@ -204,11 +205,6 @@ def _network(
 
     def fit(width: int, members: int) -> Path:
         folder = fold / (f"mlp-{width}" if cell == "mlp" else cell)
-        start = None
-        if before is not None:
-            start = before / folder.name
-            # The width may be another one than the fold before has chosen: then it starts afresh.
-            start = start if (start / "checkpoints" / f"member-{members - 1}").exists() else None
         fit_ensemble(
             {
                 **config,
@@ -217,7 +213,7 @@ def _network(
             },
             datamodule,
             folder,
-            start=start,
+            start=None if before is None else before / folder.name,
             say=lambda line: lines.append(f"fold {datamodule.fold.index}, {folder.name}, {line}"),
         )
         return folder

@@ -110,7 +110,7 @@ def _outcome(run: Run, part: str, horizon: int, asked: Sequence[str]) -> str:
         if other is None or (what and other == usual):
             continue
         compared = [
-            _verdict(model, scores[model]["crps"], scores[other]["crps"], pairs, other)
+            _verdict(model, other, pairs)
             for model in asked
             if not is_null((scores.get(model) or {}).get("crps"))
         ]
@@ -126,13 +126,13 @@ def _outcome(run: Run, part: str, horizon: int, asked: Sequence[str]) -> str:
     return f"Over {in_words([horizon])}: {'; '.join(clauses)}."
 
 
-def _verdict(model: str, crps: float, other: float, pairs: Mapping[str, Any], against: str) -> str:
+def _verdict(model: str, against: str, pairs: Mapping[str, Any]) -> str:
     """Who wins, by how much, and t; what t cannot tell from luck is called luck."""
-    percent = 100 * (crps / other - 1) if other else 0.0
-    beside = f"crps {abs(percent):.2f} % {'lower' if percent < 0 else 'higher'}"
-    t = ((pairs.get(model) or {}).get(against) or {}).get("t")
-    if t is None or is_null(t):
-        return f"{model} is untested ({beside})"
+    pair = (pairs.get(model) or {}).get(against) or {}
+    t, share = pair.get("t"), pair.get("relative")
+    if t is None or is_null(t) or share is None:
+        return f"{model} is untested"
+    beside = f"crps {abs(100 * share):.2f} % {'lower' if share < 0 else 'higher'}"
     verdict = "shows no more than luck" if abs(t) < LUCK else "wins" if t < 0 else "loses"
     return f"{model} {verdict} ({beside}, t\N{NO-BREAK SPACE}{number(t, 1)})"
 
