@@ -97,6 +97,18 @@ def comparison(runs: Sequence[Run]) -> list[str]:
     return ["| " + " | ".join(row) + " |" for row in rows]
 
 
+def verdict(runs: Sequence[Run]) -> str:
+    """Whether recurrence pays: the t of the log score over the best that sees as much."""
+    pays = []
+    for cell in CELLS:
+        t = np.mean([-pairs([run], cell, best_equal(run), 1, "log_score")[0]["t"] for run in runs])
+        pays.append(f"`{cell}` {'does' if t >= 2 else 'does not'} (mean t = {t:.1f})")
+    return (
+        "**Does recurrence pay?** Over the best model that sees as much without it, in log score "
+        f"at one session and by t ≥ 2: {', '.join(pays)}."
+    )
+
+
 def scores(runs: Sequence[Run]) -> list[str]:
     """Every model's scores: of networks and `linear`, `mlp` over seeds, of the others once."""
     lines = [
@@ -143,7 +155,7 @@ def main() -> None:
         " from the runs of `python -m forecast.backtest experiment=headline seed=<k>`.",
     ]
     means = MEANS.format(low=min(r2), high=max(r2), drift=100 * tests[0]["drift"]["1"]["r2_zero"])
-    short = [*told, "", *comparison(runs), "", f"{means} {DEVELOPMENT}"]
+    short = [*told, "", *comparison(runs), "", f"{verdict(runs)} {means} {DEVELOPMENT}"]
     long = [*short, "", "Every model, horizons in sessions:", "", *scores(runs)]
     (HERE / "backtest.md").write_text("\n".join(long) + "\n", encoding="utf-8")
     readme = HERE.parent / "README.md"

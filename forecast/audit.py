@@ -13,7 +13,6 @@ from forecast.run import Run, load_run, run_name
 from forecast.settings import SECTIONS, Settings, check_sections
 
 if TYPE_CHECKING:
-    import numpy as np
     from omegaconf import DictConfig
 
     from forecast.dataset.folds import Fold
@@ -102,9 +101,12 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
                 )
         run = load_run(settings.run, settings.outputs, allow=plan.allow)
         subject = run.config
-        _require_allowed(run, plan.allow)
     if run is None or run.data["source"] != "forecasts":
-        own = check_options(subject)[1]
+        if run is not None:
+            _require_allowed(run, plan.allow)
+        # An audit works on the CPU, wherever a run was trained.
+        trainer = {**subject["trainer"], "accelerator": "cpu"}
+        own = check_options({**subject, "trainer": trainer})[1]
         prices = load_prices(subject["data"])
     data = prices.sha256 if prices is not None else settings.run or ""
     name = run_name("audit", config, data=data, device="cpu", own=own)
@@ -142,7 +144,7 @@ def _lines(
     subject: Mapping[str, Any], plan: Plan, run: Run | None, prices: Prices | None, outputs: Path
 ) -> Iterator[Line]:
     """Every check in turn."""
-    from forecast.evaluation.cautions import check_last_price
+    from forecast.evaluation import cautions
     from forecast.evaluation.overlap import check_facts, check_table, joined
 
     apart = []
@@ -150,14 +152,17 @@ def _lines(
         apart = [check_facts(run.data.get("folds", []))]
         apart.append(check_table(run.path / "forecasts.parquet"))
     if prices is None:
+        assert run is not None
         yield joined(apart)
+        yield from cautions.unseen()
+        yield cautions.check_looks(run.path.parent, run.data["sha256"], data="tables")
     else:
         yield from _of_configuration(subject, plan, run, prices, outputs, apart)
     if run is not None:
         part = run.parts[-1]
         for model in _networks(run):
             columns = ["origin", "horizon", "actual", "mean", "q50"]
-            line = check_last_price(run.forecasts(columns=columns, part=part, model=model))
+            line = cautions.check_last_price(run.forecasts(columns=columns, part=part, model=model))
             if line is not None:
                 yield line
 
@@ -171,24 +176,22 @@ def _of_configuration(
     apart: Sequence[Line],
 ) -> Iterator[Line]:
     """Checks that need the prices, and code to run."""
-    import numpy as np
-
     from forecast.dataset.folds import ranges
     from forecast.dataset.market import read_market
-    from forecast.evaluation import audit as checks
     from forecast.evaluation import cautions
     from forecast.evaluation.overlap import check_ranges, joined
     from forecast.evaluation.stored import check_stored
-    from forecast.evaluation.trial import reduced
-    from forecast.models.pipeline import make_task, panel_of
+    from forecast.evaluation.trial import session_dates
+    from forecast.models.pipeline import folds_of, make_task, panel_of
 
-    dates = np.unique(prices.frame["date"].to_numpy()).astype("datetime64[D]")
-    folds, embargo = _folds(subject, dates)
+    folds = folds_of(subject, session_dates(prices))
+    embargo = int(subject.get("backtest", subject["split"])["embargo"])
     config = {
         **subject,
         "model": {**subject["model"], "cell": _networks(run)[0]} if run else subject["model"],
         "split": {"validation": subject["split"]["validation"], "embargo": embargo},
     }
+    config.pop("backtest", None)  # what is trained below has one fold
     same = run is None or run.data["sha256"] == prices.sha256
     if run is not None:
         yield _data(run, same)
@@ -197,41 +200,59 @@ def _of_configuration(
     cut = [ranges(panel, fold, reach=task.reach, warmup=task.warmup) for fold in folds]
     yield joined([check_ranges(panel, cut, reach=task.reach, embargo=embargo), *apart])
     if run is not None and same:
-        yield from check_stored(run, config, prices, folds, allow=plan.allow)
-
-    copy = reduced(
-        config,
-        prices,
-        folds[len(folds) // 2],
-        embargo=embargo,
-        symbols=plan.symbols,
-        sessions=plan.sessions,
-        epochs=plan.epochs,
-    )
-    yield checks.check_features(copy)
-    trial = copy.fit(copy.prices)
-    yield checks.check_forecasts(copy, trial)
-    yield checks.check_training(copy, trial)
-    yield checks.check_statistics(copy)
-    yield checks.check_history(copy, trial)
+        yield from check_stored(run, config, prices, folds)
+    yield from _of_a_copy(config, plan, prices, folds[len(folds) // 2], embargo, new=run is None)
     yield from _simulated(config, plan)
-    if run is None:
-        line = cautions.check_last_price(trial.forecasts("validation"))
-        if line is not None:
-            yield line
     yield cautions.check_survivors(prices, panel)
     yield cautions.check_vintage(prices)
-    yield cautions.check_ticks(panel)
+    yield cautions.check_ticks(prices, panel)
     yield cautions.check_looks(run.path.parent if run else outputs, prices.sha256)
+
+
+def _of_a_copy(
+    config: Mapping[str, Any], plan: Plan, prices: Prices, fold: Fold, embargo: int, *, new: bool
+) -> Iterator[Line]:
+    """Checks that train a reduced copy; what is too short for one, a run of it may not be."""
+    from forecast.evaluation import audit as checks
+    from forecast.evaluation import cautions
+    from forecast.evaluation.trial import reduced
+
+    left = ["features", "truncation", "perturbation", "statistics", "history"]
+    try:
+        copy = reduced(
+            config,
+            prices,
+            fold,
+            embargo=embargo,
+            symbols=plan.symbols,
+            sessions=plan.sessions,
+            epochs=plan.epochs,
+        )
+        yield checks.check_features(copy)
+        left.remove("features")
+        trial = copy.fit(copy.prices)
+        for name, check in (
+            ("truncation", lambda: checks.check_forecasts(copy, trial)),
+            ("perturbation", lambda: checks.check_training(copy, trial)),
+            ("statistics", lambda: checks.check_statistics(copy)),
+            ("history", lambda: checks.check_history(copy, trial)),
+        ):
+            yield check()
+            left.remove(name)
+        # A run's own forecasts are there to be compared.
+        line = cautions.check_last_price(trial.forecasts("validation")) if new else None
+    except ForecastError as error:
+        line = _unchecked(left, error, "audit.sessions")
+    if line is not None:
+        yield line
 
 
 def _simulated(config: Mapping[str, Any], plan: Plan) -> Iterator[Line]:
     """Checks on panels with nothing to find, and with something."""
-    from forecast.evaluation.audit import Line
     from forecast.evaluation.simulations import null_panels, planted_signal
 
-    try:
-        if plan.null_panels:
+    if plan.null_panels:
+        try:
             yield null_panels(
                 config,
                 panels=plan.null_panels,
@@ -240,7 +261,10 @@ def _simulated(config: Mapping[str, Any], plan: Plan) -> Iterator[Line]:
                 epochs=plan.null_epochs,
                 seed=config["seed"],
             ).line
-        if plan.planted_coefficient:
+        except ForecastError as error:
+            yield _unchecked(["null"], error, "audit.null_sessions")
+    if plan.planted_coefficient:
+        try:
             yield planted_signal(
                 config,
                 symbols=plan.planted_symbols,
@@ -249,26 +273,17 @@ def _simulated(config: Mapping[str, Any], plan: Plan) -> Iterator[Line]:
                 coefficient=plan.planted_coefficient,
                 seed=config["seed"],
             ).line
-    except (AttributeError, KeyError) as error:
-        if not config["features"]["own"]:
-            raise
-        yield Line(
-            status="warn",
-            name="simulated",
-            sentence=f"not checked: features.own ends in {type(error).__name__}: {error} on "
-            "simulated prices, which have open, high, low, close and volume.",
-        )
+        except ForecastError as error:
+            yield _unchecked(["planted"], error, "audit.planted_sessions")
 
 
-def _folds(subject: Mapping[str, Any], dates: np.ndarray) -> tuple[list[Fold], int]:
-    """The folds of a configuration, and their embargo in sessions."""
-    from forecast.dataset.folds import make_fold, walk_forward
+def _unchecked(names: Sequence[str], error: ForecastError, key: str) -> Line:
+    """A check, and those after it, that the reduced data do not allow."""
+    from forecast.evaluation.audit import Line
 
-    if "backtest" not in subject:
-        return [make_fold(dates, **subject["split"])], int(subject["split"]["embargo"])
-    walk = {key: subject["backtest"][key] for key in ("first", "last", "refit", "train", "embargo")}
-    validation = subject["split"]["validation"]
-    return list(walk_forward(dates, **walk, validation=validation)), int(walk["embargo"])
+    others = f", nor {', '.join(names[1:])}" if len(names) > 1 else ""
+    sentence = f"not checked{others}: {error} If the audit's data are too short, raise {key}."
+    return Line(status="warn", name=names[0], sentence=sentence)
 
 
 def _data(run: Run, same: bool) -> Line:

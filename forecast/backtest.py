@@ -63,9 +63,9 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
     )
     walk = instantiate(config["backtest"], "backtest", Walk)
     instantiate(config["significance"], "significance", Significance)
-    check(config["report"], "report", Report)
     instantiate(config["report"], "report", Report)
-    run, device, parts, work = (_given if settings.forecasts else _walked)(config, settings, walk)
+    prepare = _given if settings.forecasts else _walked
+    run, device, parts, work, config = prepare(config, settings, walk)
     with run.lock():
         if settings.force:
             run.clear()
@@ -100,10 +100,11 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
 
 # Leaves the Forecasts table of some parts, calls after every fit, returns facts for the metrics.
 Work = Callable[[Run, Sequence[str], Callable[[], None]], dict[str, Any]]
-Plan = tuple[Run, str, Sequence[str], Work]  # with the device and the parts to score
+# With the device, the parts to score, and what of the configuration has a part in it.
+Prepared = tuple[Run, str, Sequence[str], Work, dict[str, Any]]
 
 
-def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Plan:
+def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Prepared:
     """A walk-forward."""
     from forecast.dataset.folds import walk_forward
     from forecast.models.baselines import BASELINES
@@ -114,19 +115,19 @@ def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Plan:
     check(config["split"], "split", walk_forward, only=("validation",))
     device, own = check_options(config)
     cells = _cells(config, walk)
-    for cell in cells:
-        if cell not in CELLS or cells.count(cell) > 1:
-            raise ForecastError(
-                f"backtest.models={cells}: {cell!r} is unknown or stands twice. Choose from "
-                f"{', '.join(CELLS)}, each once."
-            )
     known = [*BASELINES, *MEMORYLESS]
-    for name in walk.baselines:
-        if name not in known or name in cells or walk.baselines.count(name) > 1:
-            raise ForecastError(
-                f"backtest.baselines: {name!r} is unknown, or stands twice or in backtest.models "
-                f"too. Choose from {', '.join(known)}."
-            )
+    asked = [*cells, *walk.baselines]
+    for key, names, choices in (("models", cells, CELLS), ("baselines", walk.baselines, known)):
+        for name in names:
+            if name not in choices:
+                raise ForecastError(
+                    f"backtest.{key}: {name!r} is unknown. Choose from {', '.join(choices)}."
+                )
+            if asked.count(name) > 1:
+                raise ForecastError(
+                    f"backtest.{key}: {name!r} stands twice in backtest.models and "
+                    "backtest.baselines. Name it once."
+                )
     judges = [*known, *CELLS, "truth"]
     if config["significance"]["benchmark"].removesuffix("_conformal") not in judges:
         raise ForecastError(
@@ -141,7 +142,7 @@ def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Plan:
     work = partial(
         _walk_forward, config=config, settings=settings, walk=walk, prices=prices, device=device
     )
-    return run, device, settings.parts, work
+    return run, device, settings.parts, work, config
 
 
 def _cells(config: Mapping[str, Any], walk: Walk) -> list[str]:
@@ -166,30 +167,19 @@ def _walk_forward(
     the first had for its test.
     """
     from forecast.dataset.facts import data_facts
-    from forecast.dataset.folds import walk_forward
     from forecast.dataset.market import write_market
     from forecast.models.executors import outcomes
     from forecast.models.networks import MEMORYLESS
-    from forecast.models.pipeline import make_task, panel_of
-    from forecast.models.walk import BASELINES, attempt, chained, told
+    from forecast.models.pipeline import folds_of, make_task, panel_of
+    from forecast.models.walk import CLASSICAL, attempt, chained, told
 
     panel = panel_of(config, prices)
-    folds = list(
-        walk_forward(
-            panel.dates,
-            first=walk.first,
-            last=walk.last,
-            refit=walk.refit,
-            train=walk.train,
-            validation=config["split"]["validation"],
-            embargo=walk.embargo,
-        )
-    )
+    folds = folds_of(config, panel.dates)
     facts = data_facts(panel, prices, folds, make_task(config))
     write_market(panel.market, run.path / "market.parquet")
     run.write("data.json", facts)
     cells = _cells(config, walk)
-    models = [*cells, *(name for name in walk.baselines if name in MEMORYLESS), BASELINES]
+    models = [*cells, *(name for name in walk.baselines if name in MEMORYLESS), CLASSICAL]
     chains = chained(folds, models, _seeded(config, parts), warm_start=walk.warm_start)
     steps = [step for chain in chains for step in chain]
     todo = [[s for s in chain if not s.done(run.path)] for chain in chains]
@@ -316,7 +306,7 @@ def _publish(
     )
 
 
-def _given(config: dict[str, Any], settings: Backtest, walk: Walk) -> Plan:
+def _given(config: dict[str, Any], settings: Backtest, walk: Walk) -> Prepared:
     """Score tables that are there."""
     from forecast.forecasts import names
 
@@ -338,7 +328,8 @@ def _given(config: dict[str, Any], settings: Backtest, walk: Walk) -> Plan:
             f"forecasts={given}: no row of {', '.join(settings.parts)}; there are "
             f"{', '.join(sorted(found))}. Correct evaluate or the tables."
         )
-    return run, "none", parts, partial(_score, config=config, paths=paths, sha256=sha256)
+    told = {**asked, "outputs": settings.outputs, "evaluate": config["evaluate"], "backtest": {}}
+    return run, "none", parts, partial(_score, config=told, paths=paths, sha256=sha256), told
 
 
 def _score(

@@ -156,9 +156,14 @@ def check(
             raise ForecastError(f"{prefix}{name} is unknown{_nearest(name, known)}")
         if name in hints and not _fits(value, hints[name]):
             typed = json.dumps(value, default=str, ensure_ascii=False)
-            raise ForecastError(
-                f"{prefix}{name}={typed} is not {_spoken(hints[name])}. Correct the value."
+            wanted = _spoken(hints[name])
+            single = not isinstance(value, list | dict | None)
+            remedy = (
+                f"Write {prefix}{name}=[{value}]."
+                if "a list" in wanted and single
+                else "Correct the value."
             )
+            raise ForecastError(f"{prefix}{name}={typed} is not {wanted}. {remedy}")
     for name in known:
         needed = only is not None or parameters[name].default is inspect.Parameter.empty
         if needed and name not in arguments:
@@ -272,7 +277,8 @@ def _nearest_key(key: str) -> str:
                     known += [f"{group.name}.{k}" for k in _leaves(OmegaConf.load(file))]
     except Exception:
         return "."
-    close = difflib.get_close_matches(key, sorted(set(known)), n=1)
+    # Another command may have the very key.
+    close = difflib.get_close_matches(key, sorted({*known} - {key}), n=1)
     return f": did you mean {close[0]}?" if close else "; `--help` lists the options."
 
 

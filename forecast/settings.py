@@ -84,10 +84,10 @@ class Backtest(Settings):
 class Walk:
     """The section `backtest`; its meaning stands in conf/backtest.yaml."""
 
-    first: str
-    last: str | None
-    refit: str
-    train: str
+    first: str | int
+    last: str | int | None
+    refit: str | int
+    train: str | int
     embargo: int
     models: Sequence[str] | None
     baselines: Sequence[str]
@@ -106,6 +106,8 @@ class Walk:
             raise ForecastError(
                 f"backtest.jobs={self.jobs} must be auto or a number of processes, 1 or more."
             )
+        if self.models is not None and not self.models:
+            raise ForecastError("backtest.models=[] names no network: name one, or write null.")
         if not self.mlp_widths or min(self.mlp_widths) < 1:
             raise ForecastError(
                 f"backtest.mlp_widths={list(self.mlp_widths)} must be hidden sizes of 1 or more."

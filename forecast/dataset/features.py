@@ -287,7 +287,14 @@ def _own_columns(
     symbol: str,
 ) -> pd.DataFrame:
     frame = pd.DataFrame({"date": history.date.astype("datetime64[s]"), **history.columns})
-    result = function(frame)
+    given = ", ".join(map(str, frame.columns))
+    try:
+        result = function(frame)
+    except Exception as error:
+        raise ForecastError(
+            f"features.own: {dotted} ended in {type(error).__name__} for {symbol}: "
+            f"{' '.join(str(error).split())}. Mend it; it is given the columns {given}."
+        ) from error
     if isinstance(result, pd.Series):
         result = result.to_frame(result.name or "value")
     if not isinstance(result, pd.DataFrame) or len(result) != len(frame):

@@ -150,10 +150,10 @@ def make_fold(
 def walk_forward(
     dates: np.ndarray,
     *,
-    first: str,
-    last: str | None = None,
-    refit: str = "1y",
-    train: str = "expanding",
+    first: str | int,
+    last: str | int | None = None,
+    refit: str | int = "1y",
+    train: str | int = "expanding",
     validation: int = 500,
     embargo: int = 0,
 ) -> Iterator[Fold]:
@@ -177,12 +177,12 @@ def walk_forward(
     ForecastError
         A date or length cannot be read, or a range would be empty.
     """
-    begin, end = _date(first, "backtest.first"), len(dates)
+    begin, end = _date(str(first), "backtest.first"), len(dates)
     if last is not None:
-        end = int(np.searchsorted(dates, _date(last, "backtest.last"), side="right"))
+        end = int(np.searchsorted(dates, _date(str(last), "backtest.last"), side="right"))
     step, length = (
-        _span(refit, "backtest.refit", "never"),
-        _span(train, "backtest.train", "expanding"),
+        _span(str(refit), "backtest.refit", "never"),
+        _span(str(train), "backtest.train", "expanding"),
     )
     if np.searchsorted(dates, begin) >= end:
         until = "" if last is None else f" and backtest.last={last}"

@@ -83,21 +83,27 @@ def _daily(scores: Scores) -> pd.DataFrame:
 
 
 def table_facts(path: str | Path) -> dict[str, Any]:
-    """What `data.json` can tell of a table whose prices are not at hand."""
-    columns = ("part", "symbol", "origin", "model")
+    """What `data.json` can tell of a table whose prices are not at hand.
+
+    A row is an origin of a symbol, however many models and horizons state something at it.
+    """
+    columns = ("part", "symbol", "origin", "model", "horizon")
     spans: list[pd.DataFrame] = []
     for block in read_blocks(path, columns=columns):
-        by = block.groupby(["part", "symbol", "model"], observed=True)["origin"]
+        by = block.groupby(["part", "symbol", "model", "horizon"], observed=True)["origin"]
         spans.append(by.agg(["min", "max", "size"]).reset_index().astype({"part": str}))
     rows = pd.concat(spans, ignore_index=True)
 
     def span(of: pd.DataFrame) -> list[str]:
         return [str(of["min"].min().date()), str(of["max"].max().date())]
 
+    def origins(of: pd.DataFrame) -> int:
+        return int(of.groupby("horizon")["size"].sum().max())  # a long horizon may lack the last
+
     first = rows["model"].iloc[0]
     symbols = rows[rows["model"] == first].astype({"symbol": str}).groupby("symbol")
     return {
-        "rows": int(rows["size"].sum()),
+        "rows": sum(origins(of) for _, of in symbols),
         "dates": dict(zip(("first", "last"), span(rows), strict=True)),
         "fold": {part: span(of) for part, of in rows.groupby("part")},
         "symbols": [
@@ -105,7 +111,7 @@ def table_facts(path: str | Path) -> dict[str, Any]:
                 "symbol": name,
                 "first": span(of)[0],
                 "last": span(of)[1],
-                "rows": int(of["size"].sum()),
+                "rows": origins(of),
             }
             for name, of in symbols
         ],

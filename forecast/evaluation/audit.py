@@ -21,7 +21,7 @@ from forecast.evaluation.causality import (
     perturb,
     truncate,
 )
-from forecast.evaluation.trial import Copy, Trial, forecast_rows
+from forecast.evaluation.trial import Copy, Trial, forecast_rows, session_dates
 from forecast.models.pipeline import make_datamodule, panel_of
 from forecast.prices.frame import Prices
 
@@ -143,7 +143,7 @@ def check_statistics(copy: Copy) -> Line:
 def check_history(copy: Copy, trial: Trial) -> Line:
     """How far the forecasts move when only the last 1000 sessions are known."""
     market = panel_of(copy.config, copy.whole).market
-    dates = np.unique(copy.whole.frame["date"].to_numpy()).astype("datetime64[D]")
+    dates = session_dates(copy.whole)
     first = dates[-min(LAST_ORIGINS, len(dates))]
     begin = int(np.searchsorted(dates, first)) - SHORT
     if begin < 1:

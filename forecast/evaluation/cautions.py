@@ -27,15 +27,19 @@ def check_survivors(prices: Prices, panel: Panel) -> Line:
     last = panel.day[panel.offsets[1:] - 1]
     gone = int((last < len(panel.dates) - QUIET).sum())
     count = len(panel.symbols)
-    if prices.source == "simulated" or gone:
-        ended = "prices are simulated" if not gone else f"{gone} of {count} symbols end early"
-        return Line(status="pass", name="survivors", sentence=f"{ended}: nobody was left out.")
-    return Line(
-        status="warn",
-        name="survivors",
-        sentence=f"all {count} symbols trade until the data end: if the list was made then, those "
-        "that failed are missing, and levels of return are too good.",
-    )
+    if prices.source == "simulated":
+        sentence = "prices are simulated: nobody was left out."
+        return Line(status="pass", name="survivors", sentence=sentence)
+    if gone:
+        sentence = (
+            f"{gone} of {count} symbols end early; whether all that failed are in cannot be seen."
+        )
+    else:
+        sentence = (
+            f"all {count} symbols trade until the data end: if the list was made then, those "
+            "that failed are missing, and levels of return are too good."
+        )
+    return Line(status="warn", name="survivors", sentence=sentence)
 
 
 def check_vintage(prices: Prices) -> Line:
@@ -51,14 +55,15 @@ def check_vintage(prices: Prices) -> Line:
     )
 
 
-def check_ticks(panel: Panel) -> Line:
+def check_ticks(prices: Prices, panel: Panel) -> Line:
     """Whether prices are rounded so coarsely that their returns show it."""
-    worst = ("", 0.0)
+    worst, told = ("", 0.0), 0
     for s, symbol in enumerate(panel.symbols):
         rows = panel.symbol_rows(s)
         tick = _tick(panel.price[rows])
         if tick is None:
             continue
+        told += 1
         percent = 100 * tick / panel.price[rows]
         share = float(np.mean(percent > COARSE * np.nan_to_num(panel.scale[rows], nan=np.inf)))
         if share > worst[1]:
@@ -72,10 +77,20 @@ def check_ticks(panel: Panel) -> Line:
             "there. Use finer prices, or a later data.start.",
             values={"share": worst[1]},
         )
+    if not told and prices.source == "simulated":
+        sentence = "prices are simulated: nobody rounds them."
+        return Line(status="pass", name="ticks", sentence=sentence)
+    if not told:  # adjusted prices, unless the quoted ones are there too
+        sentence = (
+            "rounding cannot be told from these prices: adjusted ones show no tick. Quoted closes "
+            "beside them (raw_close) would."
+        )
+        return Line(status="warn", name="ticks", sentence=sentence)
+    where = "" if told == len(panel.symbols) else f" in the {told} symbols where it can be told"
     return Line(
         status="pass",
         name="ticks",
-        sentence="prices are fine enough: their rounding is small beside a session's scale.",
+        sentence=f"the rounding of prices is small beside a session's scale{where}.",
         values={"share": worst[1]},
     )
 
@@ -89,30 +104,45 @@ def _tick(price: np.ndarray) -> float | None:
     return None
 
 
-def check_looks(outputs: Path, sha256: str) -> Line:
-    """How often the test range of these prices was opened, by the ledger."""
-    looks: list[str] = []
+def check_looks(outputs: Path, sha256: str, *, data: str = "prices") -> Line:
+    """How often the test range of these prices, or tables, was opened, by the ledger."""
     path = outputs / "ledger.csv"
-    if path.exists():
-        with open(path, newline="") as file:
-            looks = [
-                line["configuration"]
-                for line in csv.DictReader(file)
-                if line["part"] == "test" and line["data"] == sha256
-            ]
+    if not path.exists():
+        sentence = f"there is no ledger in {outputs}: who has looked cannot be seen."
+        return Line(status="warn", name="test range", sentence=sentence)
+    with open(path, newline="") as file:
+        looks = [
+            line["configuration"]
+            for line in csv.DictReader(file)
+            if line["part"] == "test" and line["data"] == sha256
+        ]
     configurations = len(set(looks))
     values = {"looks": len(looks), "configurations": configurations}
     times = f"{len(looks)} time{'s' * (len(looks) != 1)}"
-    opened = f"the ledger shows the test range of these prices opened {times}"
+    opened = f"the ledger shows the test range of these {data} opened {times}"
+    apart = " Looks through forecasts= tables stand there under the tables' own hash."
     if configurations > 1:
         return Line(
             status="warn",
             name="test range",
             sentence=f"{opened}, by {configurations} configurations: the best of them is better "
-            "than it will be. Choose on validation.",
+            "than it will be. Choose on validation." + apart,
             values=values,
         )
-    return Line(status="pass", name="test range", sentence=f"{opened}.", values=values)
+    return Line(status="pass", name="test range", sentence=f"{opened}.{apart}", values=values)
+
+
+def unseen() -> list[Line]:
+    """What cannot be checked of tables that somebody gave."""
+    sentences = {
+        "source": "whether these forecasts know the future; the code that made them is not here.",
+        "survivors": "how the symbols were chosen cannot be seen from a table.",
+        "vintage": "whether the prices behind the table were revised later cannot be seen from it.",
+    }
+    return [
+        Line(status="warn", name=name, sentence=f"not checked: {sentence}")
+        for name, sentence in sentences.items()
+    ]
 
 
 def check_last_price(table: pd.DataFrame) -> Line | None:

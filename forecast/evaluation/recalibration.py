@@ -36,7 +36,7 @@ from forecast.forecasts import LEVELS, OPTIONAL, QUANTILES, ForecastWriter, read
 
 Array = NDArray[Any]
 
-SUFFIX = "_conformal"
+SUFFIX = "_conformal"  # of the name of a recalibrated copy
 
 _Z: Array = ndtri(np.array(LEVELS))
 # PITs are counted in bins equally wide on the normal scale, which are fine in the tails, where a

@@ -27,6 +27,7 @@ from forecast.evaluation.comparison import (
     superiority,
 )
 from forecast.evaluation.inference import Test, holm, mean_test
+from forecast.evaluation.recalibration import SUFFIX
 
 LOSSES = ("crps", "crps_exact", "log_score", "qlike", "mae")
 RELATIVE = ("crps", "crps_exact", "mae")  # losses with a zero, which shares can be taken of
@@ -80,7 +81,8 @@ def significance(
           `p` and, by Holm over these pairs, `p_holm`; `hln_t`, `hln_p`; the `years` and `symbols`
           there are and in how many a loses less; `top20_share`, the share of the summed difference
           that the 20 days furthest to its side make (above 1 where the other days lose it again);
-          `without_2020`; the largest `fluctuation` statistic, of all windows and without sign;
+          the test `without_2020`, None where it would be that of all dates; the largest
+          `fluctuation` statistic, of all windows and without sign;
         - `spa`, `stepm`, `mcs`, and of all pairs `t_matrix` and `p_matrix_holm`.
 
         `fluctuation`: the window as a share of the dates, and the critical value at 5 %. What is
@@ -107,7 +109,7 @@ def significance(
             tests = {
                 (a, b): diebold_mariano(losses[a], losses[b]) for a, b in permutations(losses, 2)
             }
-            asked = [pair for pair in tests if pair[0].removesuffix("_conformal") in networks]
+            asked = [pair for pair in tests if pair[0].removesuffix(SUFFIX) in networks]
             adjusted = _holm({pair: tests[pair] for pair in asked})
             by_symbol = _by_symbol(breakdown, part, horizon, loss)
             for a, b in asked:
@@ -197,7 +199,8 @@ def _pair(a: Array, b: Array, test: Test, overlap: int, *, shares: bool) -> dict
 def _by_year(difference: Array, year: NDArray[np.int32]) -> dict[str, Any]:
     """In how many years the difference is negative, and its mean without 2020."""
     sums = np.bincount(year - year.min(), weights=difference)
-    without = mean_test(difference[year != 2020])
+    others = year != 2020
+    without = mean_test(difference[others & (not others.all())])
     return {
         "years_won": int((sums < 0).sum()),
         "years": len(np.unique(year)),

@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from forecast.config import ForecastError
 from forecast.evaluation.audit import Line
 from forecast.evaluation.inference import mean_test
 from forecast.evaluation.scores import Scores
-from forecast.evaluation.trial import Trial, fit, small
+from forecast.evaluation.trial import LEAST, Trial, fit, small
 from forecast.forecasts import QUANTILES
 from forecast.models.baselines import TrueProcess
 from forecast.models.block import make_block
@@ -35,7 +36,7 @@ Config = Mapping[str, Any]
 LEAST_FOUND, MOST_FOUND = 0.8, 1.5  # of the planted information coefficient
 SIZE = 0.05  # of each test that a panel is put to
 NULL_PROCESSES = ("gbm", "garch")
-VALIDATION, TEST = 150, 0.35  # sessions, and share of them
+VALIDATION, TEST = 150, 0.35  # sessions at least, and share of them
 TRAIN = 0.5  # rough share of the rows that is trained on
 STEPS = 10  # of an epoch
 
@@ -91,6 +92,7 @@ class Planted:
     @property
     def line(self) -> Line:
         values = {"found": self.found, "truth": self.truth, "share": self.share}
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs != 1)}"
         if np.isnan(self.found):
             sentence = "the mean is the same for all symbols: no signal in it can be found."
             return Line(status="warn", name="planted", sentence=sentence, values=values)
@@ -98,9 +100,9 @@ class Planted:
         return Line(
             status="pass" if good else "fail",
             name="planted",
-            sentence=f"{self.share:.0%} of a planted signal were found: the mean's correlation "
+            sentence=f"{self.share:.1%} of a planted signal was found: the mean's correlation "
             f"with the next return is {self.found:.3f} per date, the truth's {self.truth:.3f}, "
-            f"after {self.epochs} epochs; at least {LEAST_FOUND:.0%} should be"
+            f"after {epochs}; at least {LEAST_FOUND:.0%} should be"
             + (", and no more than there is." if self.share > MOST_FOUND else "."),
             values=values,
         )
@@ -138,6 +140,7 @@ def planted_signal(
     config: Config, *, symbols: int, sessions: int, epochs: int, coefficient: float, seed: int = 0
 ) -> Planted:
     """Train where a covariate foretells the next session's return, and measure what was found."""
+    config = {**config, "target": {**config["target"], "delay": 0}, "horizons": [1]}
     prices = simulated(
         process="planted",
         n_symbols=symbols,
@@ -146,7 +149,6 @@ def planted_signal(
         seed=seed,
         ohlcv=True,
     )
-    config = {**config, "target": {**config["target"], "delay": 0}, "horizons": [1]}
     trial, ours, truth = _forecasts(config, prices, epochs=epochs)
     return Planted(
         found=_information_coefficient(ours),
@@ -156,8 +158,14 @@ def planted_signal(
 
 
 def _sessions(config: Config, sessions: int) -> int:
-    """Sessions of a panel: what was asked for after the warm-up."""
-    return sessions + int(config["window"]["warmup"])
+    """Sessions of a panel: what was asked for after the warm-up, more for a long horizon."""
+    # Of each of the three ranges, the last sessions have no target that counts.
+    return sessions + int(config["window"]["warmup"]) + 3 * (_reach(config) - 1)
+
+
+def _reach(config: Config) -> int:
+    """Sessions from an origin to the target of the shortest horizon."""
+    return int(min(config["horizons"]) + config["target"]["delay"])
 
 
 def _forecasts(
@@ -167,7 +175,8 @@ def _forecasts(
     horizon, window = min(config["horizons"]), dict(config["window"])
     embargo = config["split"]["embargo"]
     data = {"market": config["data"]["market"] and "equal_weight", "max_gap": 10}
-    split = {"validation": VALIDATION + embargo, "test": TEST, "embargo": embargo}
+    validation = max(VALIDATION, _reach(config) + LEAST) + embargo
+    split = {"validation": validation, "test": TEST, "embargo": embargo}
     # Small panels have few windows, so that steps as large as usual would be too few to learn by.
     windows = TRAIN * len(prices.frame) / (window["length"] - window["warmup"])
     window["batch"] = max(1, min(window["batch"], round(windows / STEPS)))
@@ -190,6 +199,10 @@ def _forecasts(
     truth = block.table(said, model="truth", part="test", fold=0).to_pandas(date_as_object=False)
     ours = trial.forecasts("test")
     known = ours["actual"].notna()
+    if not known.any():
+        raise ForecastError(
+            f"no target over {horizon} sessions lies within the {len(panel.dates)} simulated ones."
+        )
     return trial, ours[known], truth[truth["actual"].notna()]
 
 

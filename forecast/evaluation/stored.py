@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,76 +16,84 @@ from forecast.evaluation.causality import truncate
 from forecast.evaluation.overlap import joined
 from forecast.evaluation.trial import forecast_rows
 from forecast.forecasts import read_forecasts
-from forecast.models.ensemble import Ensemble, load_ensemble
-from forecast.models.pipeline import make_task, panel_of
+from forecast.models.ensemble import Ensemble
+from forecast.models.pipeline import panel_of
 from forecast.models.walk import COLD
 from forecast.prices.frame import Prices
 from forecast.run import Run
 
 KEY = ["symbol", "origin", "horizon"]
 COMPARED = ("mean", "std", "q05", "q50", "q95")
-MOST_SYMBOLS = 8  # forecast again
+MOST_SYMBOLS = 8  # forecast again in a fold
 # Other devices and library versions round otherwise; a leak is larger.
 STATISTICS_TOLERANCE = 1e-3  # of a feature's deviation
 FORECAST_TOLERANCE = 1e-3  # of scale x sqrt(horizon)
 
 
 def check_stored(
-    run: Run,
-    config: Mapping[str, Any],
-    prices: Prices,
-    folds: Sequence[Fold],
-    *,
-    allow: Sequence[str] = (),
+    run: Run, config: Mapping[str, Any], prices: Prices, folds: Sequence[Fold]
 ) -> list[Line]:
-    """Checkpoints of a run's folds, and the forecasts of the last of them.
+    """Checkpoints of all of a run's folds; forecasts of the first, a middle and the last one.
 
     Parameters
     ----------
+    run : Run
+        Opened with `allow` for a head of somebody's own.
     config : mapping
         Of the run.
     prices : Prices
         Those that the run was made of.
-    allow : sequence of str
-        Own heads that may be imported.
     """
     market, table = read_market(run.path / "market.parquet"), run.path / "forecasts.parquet"
     part = run.parts[-1]
-    last = folds[-1] if part == "test" else folds[0]  # validation is forecast on the first alone
+    # Validation is forecast on the first fold alone.
+    again = {0, len(folds) // 2, len(folds) - 1} if part == "test" else {0}
     warm = "backtest" in run.config and run.config["backtest"]["warm_start"]
     whole = panel_of(config, prices, market=market)
-    cut = panel_of(config, truncate(prices, _middle(whole.dates, last, part)), market=market)
     statistics, forecasts = [], []
-    for model, fold, ensemble in _ensembles(run, folds, allow):
-        task, first = ensemble.task, folds[0] if warm and model not in COLD else fold
-        train = ranges(whole, first, reach=task.reach, warmup=task.warmup)["train"]
-        where = f"{model} of fold {fold.index}" if len(folds) > 1 else model
-        statistics.append(check_stored_statistics(whole, train, ensemble, where))
-        if fold is last:
-            how = {"model": model, "part": part}
-            forecasts.append(check_stored_forecasts(table, ensemble, cut, fold, **how))
+    models: dict[str, None] = {}  # in the order of the run
+    days: list[np.datetime64] = []
+    for fold in folds:
+        if fold.index in again:
+            days.append(_middle(whole.dates, fold, part))
+            cut = panel_of(config, truncate(prices, days[-1]), market=market)
+        for model, ensemble in _ensembles(run, fold):
+            task, first = ensemble.task, folds[0] if warm and model not in COLD else fold
+            train = ranges(whole, first, reach=task.reach, warmup=task.warmup)["train"]
+            where = f"{model} of fold {fold.index}" if len(folds) > 1 else model
+            statistics.append(check_stored_statistics(whole, train, ensemble, where))
+            if fold.index in again:
+                models[model] = None
+                how = {"model": model, "part": part}
+                forecasts.append(check_stored_forecasts(table, ensemble, cut, fold, **how))
     count = len(statistics)
     told = f"the standardisation stored with {count} ensemble{'s' * (count > 1)} is that of the "
-    return [joined(statistics, told + "training rows."), joined(forecasts)]
+    rows = sum(int(line.values.get("rows") or 0) for line in forecasts)
+    covered = (
+        f"{rows:,} stored {part} forecasts of {', '.join(models)} ({_folds(again, len(folds))}up "
+        f"to {', '.join(map(str, days))}, {_symbols(len(whole.symbols))}) come out again from "
+        "prices that end there."
+    )
+    return [joined(statistics, told + "training rows."), joined(forecasts, covered)]
 
 
-def _ensembles(
-    run: Run, folds: Sequence[Fold], allow: Sequence[str]
-) -> Iterator[tuple[str, Fold, Ensemble]]:
-    """The networks of a run, fold by fold."""
-    config = run.config
-    if "backtest" not in config:
-        yield config["model"]["cell"], folds[0], run.model()
+def _ensembles(run: Run, fold: Fold) -> Iterator[tuple[str, Ensemble]]:
+    """The networks that a run has for a fold, by name."""
+    if "backtest" not in run.config:
+        yield run.config["model"]["cell"], run.model()
         return
     for model, fits in run.metrics["fits"].items():
-        for fit in fits:
-            # As a walk-forward names them: the width of `mlp` is chosen in each fold.
-            name = f"{model}-{fit['hidden_size']}" if model == "mlp" else model
-            folder = run.path / f"fold-{fit['fold']:02d}" / name
-            ensemble = load_ensemble(
-                folder, members=config["ensemble"], task=make_task(config), allow=allow
-            )
-            yield model, folds[fit["fold"]], ensemble
+        for place, fit in enumerate(fits):
+            if fit["fold"] == fold.index:
+                yield model, run.model(model, fold=place)
+
+
+def _folds(again: Collection[int], count: int) -> str:
+    return f"folds {', '.join(map(str, sorted(again)))} of {count}, " if count > 1 else ""
+
+
+def _symbols(count: int) -> str:
+    return f"{MOST_SYMBOLS} of {count} symbols" if count > MOST_SYMBOLS else "all symbols"
 
 
 def check_stored_statistics(panel: Panel, train: Range, ensemble: Ensemble, where: str) -> Line:
@@ -108,14 +116,14 @@ def check_stored_statistics(panel: Panel, train: Range, ensemble: Ensemble, wher
                 worst = int(np.argmax(apart))
                 return Line(
                     status="fail",
-                    name="statistics",
+                    name="stored statistics",
                     sentence=f"{where}, member {member}: the stored {what} of "
                     f"{panel.names[worst]} is not that of the training rows, by "
                     f"{apart[worst]:.3g} deviations.",
                 )
     return Line(
         status="pass",
-        name="statistics",
+        name="stored statistics",
         sentence=f"the standardisation stored with {where} is that of the training rows.",
     )
 
@@ -155,7 +163,8 @@ def check_stored_forecasts(
         return Line(
             status="warn",
             name="stored",
-            sentence=f"{part} of {model}: no stored forecast up to {day} to make again.",
+            sentence=f"{part} of {model}, fold {fold.index}: no stored forecast up to {day} to make "
+            "again.",
         )
     unit = both["scale"] * np.sqrt(both["horizon"].astype(float))
     apart = max(
@@ -164,7 +173,7 @@ def check_stored_forecasts(
         if both[f"{name}_x"].notna().any()
     )
     good = apart < FORECAST_TOLERANCE
-    what = f"{len(both):,} stored {part} forecasts of {model}"
+    what = f"{len(both):,} stored {part} forecasts of {model}, fold {fold.index},"
     return Line(
         status="pass" if good else "fail",
         name="stored",

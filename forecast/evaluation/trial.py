@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.folds import Fold, Range, make_fold
 from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel
@@ -21,10 +21,12 @@ from forecast.dataset.windows import PanelTensors
 from forecast.evaluation.causality import truncate
 from forecast.models.block import blocks
 from forecast.models.ensemble import Ensemble, load_ensemble
-from forecast.models.pipeline import fit_ensemble, make_datamodule
+from forecast.models.pipeline import fit_ensemble, make_datamodule, make_task
 from forecast.prices.frame import Prices
 
 Config = Mapping[str, Any]
+
+LEAST = 20  # origins of a validation range, beyond its purge and embargo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +134,7 @@ class Copy:
 
     @property
     def dates(self) -> np.ndarray:
-        return _dates(self.prices)
-
-    @property
-    def task(self) -> Task:
-        return Task(
-            horizons=tuple(self.config["horizons"]),
-            **self.config["target"],
-            **self.config["window"],
-        )
+        return session_dates(self.prices)
 
     def fit(self, prices: Prices) -> Trial:
         return fit(self.config, prices, fold=self.fold)
@@ -149,8 +143,8 @@ class Copy:
         symbols = self.prices.frame["symbol"].nunique()
         epochs = self.config["trainer"]["max_epochs"]
         return (
-            f"{symbols} symbol{'s' * (symbols > 1)}, {self.dates[0]} to {self.dates[-1]}, one "
-            f"member, {epochs} epoch{'s' * (epochs > 1)}"
+            f"{self.config['model']['cell']}, {symbols} symbol{'s' * (symbols > 1)}, "
+            f"{self.dates[0]} to {self.dates[-1]}, one member, {epochs} epoch{'s' * (epochs > 1)}"
         )
 
 
@@ -173,10 +167,10 @@ def reduced(
     symbols : int
         Spread evenly over those with the longest histories, and the market's own.
     sessions : int
-        Before the first test origin, beyond the warm-up; a quarter of them for validation, and
-        as many again tested.
+        Before the first test origin, beyond the warm-up; a quarter of them for validation (more
+        where the longest horizon asks for it), and as many again tested.
     """
-    dates = _dates(prices)
+    dates = session_dates(prices)
     first_test = int(np.searchsorted(dates, fold.test))
     quarter = max(1, sessions // 4)
     low = max(0, first_test - sessions - int(config["window"]["warmup"]))
@@ -191,15 +185,22 @@ def reduced(
     whole = truncate(replace(prices, frame=frame[kept.to_numpy()], truth=None), last)
     recent = (whole.frame["date"] >= dates[low]).to_numpy()
     copied = truncate(replace(whole, frame=whole.frame[recent]), last)
-    split = {"validation": min(config["split"]["validation"], quarter), "test": str(fold.test)}
-    split["embargo"] = min(embargo, split["validation"] - 1)
+    # A quarter may be shorter than the purge, which would leave no validation origin.
+    validation = max(quarter, make_task(config).reach + embargo + LEAST)
+    validation = min(config["split"]["validation"], validation)
     return Copy(
         config=small(config, epochs=epochs),
         whole=whole,
         prices=copied,
-        fold=make_fold(_dates(copied), **split),
+        fold=make_fold(
+            session_dates(copied),
+            validation=validation,
+            test=str(fold.test),
+            embargo=min(embargo, validation - 1),
+        ),
     )
 
 
-def _dates(prices: Prices) -> np.ndarray:
+def session_dates(prices: Prices) -> np.ndarray:
+    """Dates on which any symbol has a price, datetime64[D], ascending."""
     return np.unique(prices.frame["date"].to_numpy()).astype("datetime64[D]")

@@ -308,7 +308,9 @@ def make_baselines(
     def gjr_market() -> Baseline:
         from forecast.models.pooled import GjrMarket
 
-        return GjrMarket(panel, task, fit, garch.volatility("gjr_t"))
+        baseline = GjrMarket(panel, task, fit, garch.volatility("gjr_t"))
+        baseline.fallbacks = garch.fallbacks("gjr_t")  # there the scale stands for GJR's volatility
+        return baseline
 
     def har_pooled() -> Baseline:
         from forecast.models.har import HarPooled

@@ -96,6 +96,11 @@ def _ray(address: str | None) -> Iterator[None]:
     try:
         with joblib.parallel_config(backend="ray"):
             yield
+    except ray.exceptions.RayError as error:
+        raise ForecastError(
+            f"the Ray cluster failed: {' '.join(str(error).split())[:200]} What is fitted is kept: "
+            "repeat the command."
+        ) from error
     finally:
         if ours:
             ray.shutdown()

@@ -17,7 +17,7 @@ import torch
 from forecast.config import ForecastError, check, instantiate
 from forecast.dataset.datamodule import PriceDataModule, Task
 from forecast.dataset.features import FeatureSet
-from forecast.dataset.folds import Fold, make_fold
+from forecast.dataset.folds import Fold, make_fold, walk_forward
 from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel, make_panel
 from forecast.forecasts import ForecastWriter
@@ -106,7 +106,7 @@ def make_datamodule(
         By default made from these prices as `data.market` says.
     """
     panel = panel_of(config, prices, market=market)
-    fold = fold or make_fold(panel.dates, **config["split"])
+    fold = fold or folds_of(config, panel.dates)[0]
     return PriceDataModule(panel, fold, make_task(config), seed=config["seed"])
 
 
@@ -118,6 +118,15 @@ def panel_of(config: Config, prices: Prices, *, market: Market | None = None) ->
         market=market or config["data"]["market"],
         max_gap=config["data"]["max_gap"],
     )
+
+
+def folds_of(config: Config, dates: np.ndarray) -> list[Fold]:
+    """The folds of a configuration on the union calendar: one of `split`, or those of a walk."""
+    if "backtest" not in config:
+        return [make_fold(dates, **config["split"])]
+    keys = ("first", "last", "refit", "train", "embargo")
+    walk = {key: config["backtest"][key] for key in keys}
+    return list(walk_forward(dates, **walk, validation=config["split"]["validation"]))
 
 
 def fit_ensemble(

@@ -253,6 +253,8 @@ class GjrMarket(PooledT):
         has none.
     """
 
+    fallbacks: tuple[str, ...] = ()  # symbols for which something else stands for GJR
+
     def __init__(self, panel: Panel, task: Task, fit: Range, volatility_N: Array) -> None:
         super().__init__(panel, task, fit, partial(_gjr_market, volatility_N=volatility_N))
 

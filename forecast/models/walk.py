@@ -26,10 +26,10 @@ from forecast.models.pipeline import fit_ensemble, make_task, write_forecasts
 from forecast.prices.simulated import Truth
 from forecast.run import write_atomically
 
-BASELINES = "baselines"  # the step that fits all baselines which are no networks
-COLD = (BASELINES, "mlp")  # never start warm: the width of mlp is chosen anew in every fold
+CLASSICAL = "baselines"  # the step that fits all baselines which are no networks
+COLD = (CLASSICAL, "mlp")  # never start warm: the width of mlp is chosen anew in every fold
 # Wall-clock seconds of a step relative to an LSTM's: the long ones go first.
-COST = {"gru": 2.5, "rnn": 1.0, "lstm": 1.0, BASELINES: 0.7, "mlp": 0.4, "linear": 0.2}
+COST = {"gru": 2.5, "rnn": 1.0, "lstm": 1.0, CLASSICAL: 0.7, "mlp": 0.4, "linear": 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def work(
         datamodule = PriceDataModule(panel, step.fold, make_task(config), seed=config["seed"])
         told: dict[str, Any] = {}
         ensembles: dict[str, Ensemble] = {}
-        if step.model != BASELINES:
+        if step.model != CLASSICAL:
             before = None if step.before is None else _fold_folder(folder, step.before)
             ensembles[step.model], told = _network(
                 step.model, config, datamodule, fold, before, device, lines
@@ -252,16 +252,19 @@ def told(steps: Sequence[Step], folder: Path) -> dict[str, Any]:
     """How the fits of all steps ended."""
     folds: dict[str, list[dict[str, Any]]] = {}
     fallbacks: dict[str, dict[str, list[str]]] = {}
+    unscaled: dict[str, int] = {}  # rows that carry no forecast of any model
     for step in steps:
         facts = [step.facts(folder, part) for part in step.parts]
-        for fact in facts:
+        for part, fact in zip(step.parts, facts, strict=True):
+            if step.model == steps[0].model:
+                unscaled[part] = unscaled.get(part, 0) + fact["dropped"]
             for name, symbols in fact["fallbacks"].items():
                 failed = fallbacks.setdefault(name, {}).setdefault(str(step.fold.index), [])
                 failed[:] = sorted({*failed, *symbols})
-        if step.model != BASELINES:
+        if step.model != CLASSICAL:
             fit = {key: facts[0][key] for key in ("folder", "hidden_size", "validation_loss")}
             folds.setdefault(step.model, []).append({"fold": step.fold.index, **fit})
-    return {"fits": folds, "fallbacks": fallbacks}
+    return {"fits": folds, "fallbacks": fallbacks, "unscaled": unscaled}
 
 
 def seconds_and_targets(folder: Path, folds: Sequence[Mapping[str, Any]]) -> tuple[float, int]:

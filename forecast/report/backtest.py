@@ -10,6 +10,7 @@ import pandas as pd
 
 from forecast.report.markup import (
     NULL,
+    counted,
     date_range,
     html_facts,
     html_list,
@@ -26,11 +27,12 @@ from forecast.report.roster import (
     horizons_of,
     networks,
     newest_part,
+    of_tables,
     scores_at,
 )
 from forecast.report.significance import LUCK
 from forecast.report.style import in_words
-from forecast.report.summary import ALWAYS, careful, opened
+from forecast.report.summary import ALWAYS, beside_no_change, careful, opened
 from forecast.run import Run
 
 TESTED = (
@@ -56,10 +58,10 @@ def summary(run: Run) -> str:
     if "test" in metrics["parts"]:
         first, last = (data.get("fold") or {}).get("test") or ("", "")
         cautions.append(opened(date_range((first or None, last))))
-        if first:
+        if first and not of_tables(run):
             cautions.append(
-                f"A configuration that was chosen by a sweep was chosen on dates before {first}; "
-                "one that was chosen after reading reports like this one was not."
+                "A configuration that was chosen by a sweep of backtests was chosen on dates "
+                f"before {first}; one that was chosen after reading reports like this was not."
             )
         if data.get("source") == "sp500" and first <= DEVELOPMENT[1] and last >= DEVELOPMENT[0]:
             cautions.append(CHOSEN)
@@ -75,28 +77,51 @@ def _asked(run: Run, part: str, horizons: Sequence[int], asked: Sequence[str]) -
     config, data = run.config, run.data
     settings, folds = config["backtest"], data.get("folds") or ()
     others = baselines(run.metrics["scores"][part], asked)
-    names = _listed(asked) or _listed(list(run.metrics["scores"][part]))
-    text = f"{names}{f' and {len(others)} baselines' if asked and others else ''}, each stating "
-    text += (
-        "at the close of every session the distribution of the log return over the next "
-        f"{in_words(horizons)}, scored on the same origins"
+    models = asked or list(run.metrics["scores"][part])
+    beside = f" and {counted(len(others), 'baseline')}" if asked and others else ""
+    text = (
+        f"{_listed(models)}{beside}, each stating at the close of every session the "
+        f"{_stated(run, part, models)} of the log return over the next {in_words(horizons)}, "
+        "scored on the same origins"
     )
     if folds:
-        years = settings.get("train")
-        refit = f", refitted every {settings['refit']}" if settings.get("refit") else ""
+        years, every = settings.get("train"), settings.get("refit")
+        refit = f"refitted every {every}, " if every else ""
+        refit = f"{refit}each " if len(folds) > 1 else "never refitted, "
         span = "all earlier data" if years in (None, "expanding") else f"the last {years}"
         text += (
-            f". {len(folds)} {'fold' if len(folds) == 1 else 'folds'}"
-            f"{refit}, each trained on {span}; {part} from {date_range(data['fold'].get(part))}"
+            f". {counted(len(folds), 'fold')}, {refit}trained on {span}; {part} from "
+            f"{date_range(data['fold'].get(part))}"
         )
     symbols = data.get("symbols")
     if symbols:
-        text += f". The data are {len(symbols):,} symbols of the source {data.get('source')}"
+        number_of = counted(len(symbols), "symbol")
+        text += (
+            f". The tables hold {number_of}"
+            if of_tables(run)
+            else f". The data hold {number_of} of the source {data.get('source')}"
+        )
     return f"{text}. On the {part} part:"
 
 
+def _stated(run: Run, part: str, models: Sequence[str]) -> str:
+    """What these models forecast: only a distribution has a crps."""
+    scores = run.metrics["scores"][part]
+    stated = {
+        any(not is_null((row or {}).get("crps")) for row in scores[model].values())
+        for model in models
+        if model in scores
+    }
+    return " or ".join(
+        text for kind, text in ((True, "distribution"), (False, "expectation")) if kind in stated
+    )
+
+
 def _outcome(run: Run, part: str, horizon: int, asked: Sequence[str]) -> str:
-    """Each network beside the benchmark and the best baseline that knows as much, with t."""
+    """Each network beside the benchmark and the best baseline that knows as much, with t.
+
+    A network that states no distribution stands beside a forecast of no change.
+    """
     metrics = run.metrics
     scores = scores_at(metrics, part, horizon)
     pairs = (
@@ -105,25 +130,29 @@ def _outcome(run: Run, part: str, horizon: int, asked: Sequence[str]) -> str:
     ).get("pairs") or {}
     usual = benchmark(run, [m for m, row in scores.items() if not is_null(row.get("crps"))])
     equal = best_of(scores, EQUAL_INFORMATION, "crps")
+    stating = [m for m in asked if not is_null((scores.get(m) or {}).get("crps"))]
     clauses = []
     for other, what in ((usual, ""), (equal, ", the best baseline of equal information")):
         if other is None or (what and other == usual):
             continue
-        compared = [
-            _verdict(model, other, pairs)
-            for model in asked
-            if not is_null((scores.get(model) or {}).get("crps"))
-        ]
+        compared = [_verdict(model, other, pairs) for model in stating]
         if compared:
             clauses.append(f"against {other}{what}, {_listed(compared)}")
-    if not clauses:
-        best = best_of(scores, [m for m in scores if m != "truth"], "crps")
-        clauses = [
-            f"crps of {best} {number(scores[best]['crps'], 4)} %, the lowest of {len(scores)}"
-            if best
-            else "no model states a distribution"
-        ]
-    return f"Over {in_words([horizon])}: {'; '.join(clauses)}."
+    for model in asked:
+        beside = None if model in stating else beside_no_change(scores.get(model) or {})
+        if beside:
+            clauses.append(f"{model} has a {beside}")
+    return f"Over {in_words([horizon])}: {'; '.join(clauses) or _lowest(scores)}."
+
+
+def _lowest(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """The model with the lowest crps, where there is nobody to compare the networks with."""
+    known = [m for m, row in scores.items() if m != "truth" and not is_null(row.get("crps"))]
+    best = best_of(scores, known, "crps")
+    if best is None:
+        return "no model states a distribution"
+    among = f", the lowest of {len(known)}" if len(known) > 1 else ""
+    return f"crps of {best} {number(scores[best]['crps'], 4)} %{among}"
 
 
 def _verdict(model: str, against: str, pairs: Mapping[str, Any]) -> str:

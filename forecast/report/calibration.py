@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from forecast.evaluation.recalibration import SUFFIX
 from forecast.forecasts import LEVELS
 from forecast.report.markup import html_models, is_null, number
 from forecast.report.roster import (
@@ -24,7 +25,6 @@ from forecast.report.roster import (
     scores_at,
 )
 from forecast.report.style import (
-    CONFORMAL,
     GREY,
     INK,
     colour,
@@ -84,7 +84,7 @@ def _drawn(run: Run, part: str, counted: Collection[str], asked: Sequence[str]) 
     scores = scores_at(metrics, part, horizons_of(metrics, part)[0])
     wanted = [
         *asked[:3],
-        *(f"{model}{CONFORMAL}" for model in asked[:1]),
+        *(f"{model}{SUFFIX}" for model in asked[:1]),
         benchmark(run, scores),
         best_of(scores, EQUAL_INFORMATION, "crps"),
     ]

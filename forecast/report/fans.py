@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from forecast.report.markup import html_text
+from forecast.report.markup import counted, html_text
 from forecast.report.roster import leading, newest_part, some_symbols
 from forecast.report.style import (
     INK,
@@ -48,10 +48,9 @@ def forecasts(run: Run) -> str:
     symbols = some_symbols(run, part)
     table = run.forecasts(columns=FAN_COLUMNS, part=part, model=model, symbols=symbols)
     tables = [rows for _, rows in table.groupby("symbol", observed=True)]
-    spaced = (
-        "The symbols are spaced evenly through the list, not chosen for their looks. A band of "
-        "90 % should miss the outcome one time in ten."
-    )
+    spaced = "The symbols are spaced evenly through the list, not chosen for their looks."
+    if table["q05"].notna().any():
+        spaced += " A band of 90 % should miss the outcome one time in ten."
     if "backtest" not in config:
         note = f"The last sessions of the {part} part. {spaced}"
         drawn = [fan_chart(rows) for rows in tables]
@@ -59,7 +58,7 @@ def forecasts(run: Run) -> str:
         chosen = (config.get("report") or {}).get("origins")
         origins = _origins(table, chosen)
         note = (
-            f"What {model} said at {len(origins)} origins of the {part} part, "
+            f"What {model} said at {counted(len(origins), 'origin')} of the {part} part, "
             f"{'named by report.origins' if chosen else 'evenly spaced through it'}. {spaced}"
         )
         drawn = [fans_at(rows, origins=origins) for rows in tables]

@@ -120,6 +120,11 @@ def number(value: Any, digits: int, factor: float = 1) -> str:
     return NULL if is_null(value) else f"{factor * value:z,.{digits}f}"
 
 
+def counted(count: int, noun: str) -> str:
+    """1 symbol; 1,234 symbols."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def is_null(value: Any) -> bool:
     """None or NaN (the one number that differs from itself)."""
     return value is None or value != value

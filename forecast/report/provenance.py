@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from forecast.report.markup import date_range, html_facts, html_list, html_table, number
+from forecast.report.markup import counted, date_range, html_facts, html_list, html_table, number
 from forecast.run import Run
 
 TABLE_SYMBOLS = 500  # a longer table of symbols is cut, and says so
@@ -41,9 +41,9 @@ def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
         shown["dates"] = date_range(facts["dates"])
     if "rows" in facts:
         shown["rows (sessions of all symbols)"] = facts["rows"]
-    shown |= {
-        f"{part} range": date_range(dates) for part, dates in (facts.get("fold") or {}).items()
-    }
+    if len(facts.get("folds") or ()) < 2:  # else each has its own, in the table of folds
+        ranges = facts.get("fold") or {}
+        shown |= {f"{part} range": date_range(dates) for part, dates in ranges.items()}
     if "features" in facts:
         shown["features"] = ", ".join(map(str, facts["features"]))
         shown["market"] = (
@@ -62,7 +62,7 @@ SYMBOL_COLUMNS: tuple[tuple[str, str, int | None, float], ...] = (
 
 def _symbols(symbols: list[Mapping[str, Any]]) -> str:
     known = [column for column in SYMBOL_COLUMNS if column[0] in symbols[0]]
-    html = f"<h3>{len(symbols):,} symbols</h3>" + html_table(
+    html = f"<h3>{counted(len(symbols), 'symbol')}</h3>" + html_table(
         [heading for _, heading, *_ in known],
         [
             [

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from forecast.evaluation.recalibration import SUFFIX
 from forecast.report.markup import is_null
-from forecast.report.style import CONFORMAL
+from forecast.report.style import COLOURS
 
 if TYPE_CHECKING:
     from forecast.run import Run
@@ -55,20 +56,27 @@ def scores_at(metrics: Mapping[str, Any], part: str, horizon: int) -> dict[str, 
 def networks(run: Run) -> list[str]:
     """What the run is about, in the order it was asked for: its networks, no recalibrated copy.
 
-    In a backtest of somebody's table these are the models that are no baseline of ours.
+    In a backtest of somebody's tables these are the models that are no baseline of ours, those of
+    other people before the networks that a table of ours brought along.
     """
     if "backtest" not in run.config:
         return [run.config["model"]["cell"]]
     metrics = run.metrics
     scored = {model for models in metrics["scores"].values() for model in models or {}}
-    return [model for model in metrics.get("networks") or () if model in scored]
+    asked = [model for model in metrics.get("networks") or () if model in scored]
+    return sorted(asked, key=COLOURS.__contains__) if of_tables(run) else asked
+
+
+def of_tables(run: Run) -> bool:
+    """Whether the forecasts were given, so that nothing is known of how they were made."""
+    return bool(run.data.get("source") == "forecasts")
 
 
 def role(model: str, networks: Iterable[str]) -> str:
     """What a model may know: network | recalibrated | equal | own | truth | other."""
     if model == TRUTH:
         return "truth"
-    if model.endswith(CONFORMAL):
+    if model.endswith(SUFFIX):
         return "recalibrated"
     if model in EQUAL_INFORMATION:
         return "equal"
@@ -81,7 +89,7 @@ def ordered(models: Iterable[str], networks: Iterable[str]) -> list[str]:
     """Networks first, then their recalibrated copies, baselines of equal information, the rest."""
     rank = ("network", "recalibrated", "other", "equal", "own", "truth")
     asked = list(networks)
-    known = [*asked, *(m + CONFORMAL for m in asked), *EQUAL_INFORMATION, *OWN_HISTORY]
+    known = [*asked, *(m + SUFFIX for m in asked), *EQUAL_INFORMATION, *OWN_HISTORY]
     places = {model: place for place, model in enumerate(known)}
     return sorted(
         dict.fromkeys(models),

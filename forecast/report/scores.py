@@ -133,8 +133,11 @@ def _of_backtest(run: Run, scores: Mapping[int, Mapping[str, Row]], asked: Seque
         + '<p class="note">The means of the same forecasts. R² is out of sample, beside a forecast '
         "of zero and beside the mean return of the training years, with the t of Clark and West; "
         "the t of the right sign is that of Pesaran and Timmermann, clustered by date; IC is the "
-        "correlation of forecast and outcome over the symbols of a date. A dash stands where a "
-        "forecast is constant. A t below 2 is luck.</p>" + _table(with_gain, DIRECTION, asked)
+        "correlation of forecast and outcome over the symbols of a date, of which it needs five. A "
+        "dash stands where there is nothing to compute: beside the drift, where drift is not among "
+        "the models; for the sign, where the forecast always has the same; for IC, where it is the "
+        "same for all symbols. A t below 2 cannot be told from luck.</p>"
+        + _table(with_gain, DIRECTION, asked)
     )
 
 

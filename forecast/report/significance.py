@@ -53,6 +53,7 @@ def significance(run: Run) -> str:
     """Of each horizon of the newest part: sets of models, t of all pairs, the networks' pairs."""
     part, asked = newest_part(run.metrics), networks(run)
     found = (run.metrics.get("significance") or {}).get(part) or {}
+    repetitions = (run.config.get("significance") or {}).get("repetitions")
     html = ""
     for horizon, losses in found.items():
         by_loss = losses or {}
@@ -64,7 +65,7 @@ def significance(run: Run) -> str:
         if not tests:
             continue
         html += f"<h3>{escape(str(part).capitalize())}, {in_words([int(horizon)])} ahead</h3>"
-        html += _sets(tests) + embed(t_matrix(tests, asked), f"t-{horizon}")
+        html += _sets(tests, repetitions) + embed(t_matrix(tests, asked), f"t-{horizon}")
         for key, name, unit, digits in LOSSES:
             if (tests.get(key) or {}).get("pairs"):
                 body = _pairs(tests[key]["pairs"], asked, digits)
@@ -80,8 +81,9 @@ def significance(run: Run) -> str:
     )
 
 
-def _sets(tests: Mapping[str, Mapping[str, Any]]) -> str:
+def _sets(tests: Mapping[str, Mapping[str, Any]], repetitions: int | None) -> str:
     """SPA, StepM and the model confidence set, a line per loss."""
+    least = 1 / repetitions if repetitions else 0.001  # a bootstrap tells no smaller p from zero
     rows = []
     for key, name, *_ in LOSSES:
         if key not in tests:
@@ -92,7 +94,7 @@ def _sets(tests: Mapping[str, Mapping[str, Any]]) -> str:
             (
                 name,
                 spa.get("benchmark") or NULL,
-                _p(p),
+                _p(p) if p != 0 else f"<\N{NO-BREAK SPACE}{least:.2g}",
                 _names(stepm.get("superior")),
                 _names(mcs.get("included")),
             )

@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from forecast.evaluation.recalibration import SUFFIX
+
 # The first eight are Okabe and Ito's (2008), the others are spaced between them after Tol (2021).
 COLOURS = {
     "rnn": "#009E73",
@@ -52,7 +54,6 @@ MARKERS = {
     "truth": "line-ew-open",
 }
 OTHER_COLOUR, OTHER_MARKER = "#595959", "circle-open"  # models of other people
-CONFORMAL = "_conformal"  # a recalibrated copy keeps the colour of its model
 INK, FAINT, GREY = "#22272e", "#dde1e6", "#9aa3ad"
 DIVERGING = [[0, "#2166AC"], [0.25, "#92C5DE"], [0.5, "#FFFFFF"], [0.75, "#F4A582"], [1, "#B2182B"]]
 
@@ -85,8 +86,8 @@ TEMPLATE = go.layout.Template(
 
 
 def colour(model: str) -> str:
-    """The colour of a model, the same in every figure and table."""
-    return COLOURS.get(model.removesuffix(CONFORMAL), OTHER_COLOUR)
+    """The colour of a model and of its recalibrated copy, the same in every figure and table."""
+    return COLOURS.get(model.removesuffix(SUFFIX), OTHER_COLOUR)
 
 
 def marker(model: str) -> str:

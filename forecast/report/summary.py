@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from forecast.report.markup import date_range, html_list, html_text, is_null, number
+from forecast.report.markup import counted, date_range, html_list, html_text, is_null, number
 from forecast.report.roster import horizons_of, scores_at
 from forecast.report.style import in_words
 
@@ -34,8 +34,9 @@ def summary(run: Run) -> str:
         f"{f'An ensemble of {members} {cell} networks' if members > 1 else f'One {cell} network'} "
         f"with the head {head} learned from {ranges.get('train')} to state, at the close of every "
         f"session, the {'expectation' if head == 'point' else 'distribution'} of the log return "
-        f"over the next {in_words(horizons)}. The data are {len(data['symbols']):,} "
-        f"symbols of the source {data['source']}, {date_range(data['dates'])}. Scored on "
+        f"over the next {in_words(horizons)}. The data hold "
+        f"{counted(len(data['symbols']), 'symbol')} of the source {data['source']}, "
+        f"{date_range(data['dates'])}. Scored on "
         f"{' and '.join(f'{part} ({ranges.get(part)})' for part in parts)}:"
     )
     outcomes = [_outcome(metrics, cell, horizon) for horizon in horizons]
@@ -79,13 +80,8 @@ def _outcome(metrics: Mapping[str, Any], network: str, horizon: int) -> str:
                 f"crps {_beside(own['crps'], naive[best])} the best naive baseline's ({best}) "
                 f"on {part}"
             )
-        elif not is_null(own.get("mae")) and not is_null(own.get("mae_zero")):
-            clauses.append(
-                f"mean absolute error {_beside(own['mae'], own['mae_zero'])} that of forecasting "
-                f"no change on {part}"
-            )
         else:
-            clauses.append(f"nothing scored on {part}")
+            clauses.append(f"{beside_no_change(own) or 'nothing scored'} on {part}")
         if not is_null(own.get("coverage_50")) and not is_null(own.get("coverage_90")):
             intervals = (
                 f" On {part}, {number(own['coverage_50'], 1, 100)} % of the outcomes fell within "
@@ -93,6 +89,15 @@ def _outcome(metrics: Mapping[str, Any], network: str, horizon: int) -> str:
                 "intervals."
             )
     return f"Over {in_words([horizon])}: {', '.join(clauses)}.{intervals}"
+
+
+def beside_no_change(row: Mapping[str, Any]) -> str | None:
+    """How a model's mean fared, which is all that a point forecast can be asked."""
+    if is_null(row.get("mae")) or is_null(row.get("mae_zero")):
+        return None
+    return (
+        f"mean absolute error {_beside(row['mae'], row['mae_zero'])} that of forecasting no change"
+    )
 
 
 def _beside(value: float, other: float) -> str:

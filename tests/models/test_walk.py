@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from forecast.models.fit import best_checkpoint, read_checkpoint
 from forecast.models.forecaster import Forecaster
 from forecast.models.pipeline import panel_of
 from forecast.models.walk import (
-    BASELINES,
+    CLASSICAL,
     COST,
     Outcome,
     Step,
@@ -102,8 +103,8 @@ def test_every_fold_of_every_model_is_one_step_of_one_chain(
         before = None
         for step in chain:
             assert step.before == before, "each waits for the fold before it, and that is there"
-            before = step.fold.index if warm_start and step.model != BASELINES else None
-        if not warm_start or chain[0].model == BASELINES:
+            before = step.fold.index if warm_start and step.model != CLASSICAL else None
+        if not warm_start or chain[0].model == CLASSICAL:
             assert len(chain) == 1
 
 
@@ -122,7 +123,7 @@ def left(
 ) -> tuple[Path, list[Step]]:
     """A folder in which two models of two folds were worked on."""
     folder = tmp_path_factory.mktemp("walk")
-    chains = chained(folds, ["lstm", BASELINES], ["validation", "test"], warm_start=False)
+    chains = chained(folds, ["lstm", CLASSICAL], ["validation", "test"], warm_start=False)
     steps = [step for chain in chains for step in chain]
     for step in steps:
         assert not step.done(folder)
@@ -137,7 +138,7 @@ def test_a_step_leaves_a_table_of_its_models_for_each_part(left: tuple[Path, lis
         for part in step.parts:
             path = step.table(folder, part)
             assert names(path, "part") == [part]
-            expected = ["historical", "ewma_t"] if step.model == BASELINES else [step.model]
+            expected = ["historical", "ewma_t"] if step.model == CLASSICAL else [step.model]
             assert names(path, "model") == expected
             assert set(read_forecasts(path, columns=["fold"])["fold"]) == {step.fold.index}
 
@@ -173,12 +174,14 @@ def test_what_is_told_names_every_fit(left: tuple[Path, list[Step]]) -> None:
 
 
 def test_fallbacks_of_all_parts_are_told_once(tmp_path: Path) -> None:
-    step = Step(fold=YEARS[0], model=BASELINES, parts=("validation", "test"))
+    step = Step(fold=YEARS[0], model=CLASSICAL, parts=("validation", "test"))
     for part, symbols in (("validation", ["B", "A"]), ("test", ["C", "A"])):
         path = step.table(tmp_path, part).with_suffix(".json")
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f'{{"fallbacks": {{"garch_t": {str(symbols).replace(chr(39), chr(34))}}}}}')
-    assert told([step], tmp_path)["fallbacks"] == {"garch_t": {"0": ["A", "B", "C"]}}
+        path.write_text(json.dumps({"fallbacks": {"garch_t": symbols}, "dropped": len(symbols)}))
+    facts = told([step], tmp_path)
+    assert facts["fallbacks"] == {"garch_t": {"0": ["A", "B", "C"]}}
+    assert facts["unscaled"] == {"validation": 2, "test": 2}
 
 
 def test_seconds_and_targets_are_those_of_all_epochs(left: tuple[Path, list[Step]]) -> None:
