@@ -25,6 +25,11 @@ FOLDS = {
     "2013-01-02": "2016-05-20",
 }
 HERE = Path(__file__).parent
+# What the networks saw before absolute averages, trends and the market's volatilities were added.
+TEN = (
+    *("return", "abs_return", "volatility_2", "volatility_5", "volatility_60", "volatility_250"),
+    *("downside", "scale", "market_return", "market_volatility"),
+)
 CANDIDATES: dict[str, list[str]] = {
     "default": [],
     "hidden_size=16": ["model.hidden_size=16"],
@@ -34,6 +39,7 @@ CANDIDATES: dict[str, list[str]] = {
     "batch=64": ["window.batch=64"],
     "dropout=0": ["model.dropout=0"],
     "no skip": ["model.skip=false"],
+    "ten features": [f"features.columns=[{', '.join(TEN)}]"],
     "equal horizon weights": ["loss.horizon_weights=[1,1,1]"],
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ from forecast.settings import SECTIONS, Settings, check_sections
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from forecast.dataset.folds import Fold
     from forecast.evaluation.audit import Line
+    from forecast.evaluation.trial import Copy
     from forecast.prices.frame import Prices
 
 # What may be typed beside run=…: all else is in the run's own configuration.
@@ -181,7 +182,7 @@ def _of_configuration(
     from forecast.evaluation import cautions
     from forecast.evaluation.overlap import check_ranges, joined
     from forecast.evaluation.stored import check_stored
-    from forecast.evaluation.trial import session_dates
+    from forecast.evaluation.trial import reduced, session_dates
     from forecast.models.pipeline import folds_of, make_task, panel_of
 
     folds = folds_of(subject, session_dates(prices))
@@ -201,7 +202,17 @@ def _of_configuration(
     yield joined([check_ranges(panel, cut, reach=task.reach, embargo=embargo), *apart])
     if run is not None and same:
         yield from check_stored(run, config, prices, folds)
-    yield from _of_a_copy(config, plan, prices, folds[len(folds) // 2], embargo, new=run is None)
+    make = partial(
+        reduced,
+        config,
+        prices,
+        folds[len(folds) // 2],
+        embargo=embargo,
+        symbols=plan.symbols,
+        sessions=plan.sessions,
+        epochs=plan.epochs,
+    )
+    yield from _of_a_copy(make, new=run is None)
     yield from _simulated(config, plan)
     yield cautions.check_survivors(prices, panel)
     yield cautions.check_vintage(prices)
@@ -209,41 +220,29 @@ def _of_configuration(
     yield cautions.check_looks(run.path.parent if run else outputs, prices.sha256)
 
 
-def _of_a_copy(
-    config: Mapping[str, Any], plan: Plan, prices: Prices, fold: Fold, embargo: int, *, new: bool
-) -> Iterator[Line]:
-    """Checks that train a reduced copy; what is too short for one, a run of it may not be."""
-    from forecast.evaluation import audit as checks
-    from forecast.evaluation import cautions
-    from forecast.evaluation.trial import reduced
-
+def _of_a_copy(make: Callable[[], Copy], *, new: bool) -> Iterator[Line]:
+    """Checks that train a reduced copy, which may be too short where the whole is not."""
     left = ["features", "truncation", "perturbation", "statistics", "history"]
     try:
-        copy = reduced(
-            config,
-            prices,
-            fold,
-            embargo=embargo,
-            symbols=plan.symbols,
-            sessions=plan.sessions,
-            epochs=plan.epochs,
-        )
-        yield checks.check_features(copy)
-        left.remove("features")
-        trial = copy.fit(copy.prices)
-        for name, check in (
-            ("truncation", lambda: checks.check_forecasts(copy, trial)),
-            ("perturbation", lambda: checks.check_training(copy, trial)),
-            ("statistics", lambda: checks.check_statistics(copy)),
-            ("history", lambda: checks.check_history(copy, trial)),
-        ):
-            yield check()
-            left.remove(name)
-        # A run's own forecasts are there to be compared.
-        line = cautions.check_last_price(trial.forecasts("validation")) if new else None
+        for line in _trained(make(), new):
+            yield line
+            left = left[1:]
     except ForecastError as error:
-        line = _unchecked(left, error, "audit.sessions")
-    if line is not None:
+        yield _unchecked(left, error, "audit.sessions")
+
+
+def _trained(copy: Copy, new: bool) -> Iterator[Line]:
+    from forecast.evaluation import audit as checks
+    from forecast.evaluation.cautions import check_last_price
+
+    yield checks.check_features(copy)
+    trial = copy.fit(copy.prices)
+    yield checks.check_forecasts(copy, trial)
+    yield checks.check_training(copy, trial)
+    yield checks.check_statistics(copy)
+    yield checks.check_history(copy, trial)
+    line = check_last_price(trial.forecasts("validation")) if new else None
+    if line is not None:  # a run's own forecasts are there to be compared
         yield line
 
 

@@ -107,6 +107,7 @@ Prepared = tuple[Run, str, Sequence[str], Work, dict[str, Any]]
 def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Prepared:
     """A walk-forward."""
     from forecast.dataset.folds import walk_forward
+    from forecast.evaluation.recalibration import SUFFIX
     from forecast.models.baselines import BASELINES
     from forecast.models.networks import CELLS, MEMORYLESS
     from forecast.models.pipeline import check_options
@@ -129,7 +130,7 @@ def _walked(config: dict[str, Any], settings: Backtest, walk: Walk) -> Prepared:
                     "backtest.baselines. Name it once."
                 )
     judges = [*known, *CELLS, "truth"]
-    if config["significance"]["benchmark"].removesuffix("_conformal") not in judges:
+    if config["significance"]["benchmark"].removesuffix(SUFFIX) not in judges:
         raise ForecastError(
             f"significance.benchmark={config['significance']['benchmark']} is no model. Choose "
             f"from {', '.join(dict.fromkeys(judges))}."
@@ -343,6 +344,7 @@ def _score(
 ) -> dict[str, Any]:
     """Join tables that are there."""
     from forecast.evaluation.assess import table_facts
+    from forecast.evaluation.recalibration import SUFFIX
     from forecast.forecasts import names
     from forecast.models.baselines import BASELINES
     from forecast.models.networks import MEMORYLESS
@@ -350,7 +352,7 @@ def _score(
     dropped = _join(run, config, paths, parts)
     models = names(run.path / "forecasts.parquet", "model")
     own = [m for m in models if m not in (*BASELINES, *MEMORYLESS, "truth")]
-    own = [m for m in own if not m.endswith("_conformal")] or models[:1]
+    own = [m for m in own if not m.endswith(SUFFIX)] or models[:1]
     facts = table_facts(run.path / "forecasts.parquet")
     run.write("data.json", {"source": "forecasts", "sha256": sha256, **facts})
     return {"networks": own, "fits": {}, "fallbacks": {}, **dropped}

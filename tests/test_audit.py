@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from forecast import compose, list_runs, load_run
 from forecast.audit import audit
 from forecast.backtest import backtest
 from forecast.config import ForecastError
+from forecast.forecasts import ForecastWriter
 from forecast.run import Run, prune_runs
 from forecast.train import train
 
@@ -34,7 +36,8 @@ CHECKS = [
     "folds", "features", "truncation", "perturbation", "statistics", "history", "survivors",
     "vintage", "ticks", "test range",
 ]  # fmt: skip
-OF_A_RUN = ["data", "folds", "statistics", "stored", *CHECKS[1:]]
+OF_A_RUN = ["data", "folds", "stored statistics", "stored", *CHECKS[1:]]
+OF_A_TABLE = ["folds", "source", "survivors", "vintage", "test range"]
 
 
 def audited(outputs: Path, *overrides: str) -> Run:
@@ -161,24 +164,59 @@ def test_a_run_that_names_another_source_is_not_read(
         audited(outputs, f"run={copy.path}")
 
 
-def test_every_fold_of_a_backtest_is_audited_and_tables_of_others_too(outputs: Path) -> None:
-    typed = [t for t in TINY if not t.startswith("split.test")] + [
-        f"outputs={outputs}", "backtest.first=1991-03-01", "backtest.refit=4m", "backtest.jobs=1",
-        "backtest.models=[rnn,gru]", "backtest.baselines=[ewma_t]", "evaluate=[test]",
-        "significance.benchmark=ewma_t", "significance.repetitions=100", "head=point",
-    ]  # fmt: skip
-    walk = backtest(compose("backtest", typed))
+WALK = [t for t in TINY if not t.startswith("split.test")] + [
+    "backtest.first=1991-03-01", "backtest.refit=4m", "backtest.jobs=1",
+    "backtest.models=[rnn,gru]", "backtest.baselines=[ewma_t]", "evaluate=[test]",
+    "significance.benchmark=ewma_t", "significance.repetitions=100", "head=point",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def walk(outputs: Path) -> Run:
+    return backtest(compose("backtest", [*WALK, f"outputs={outputs}"]))
+
+
+def test_every_fold_of_a_backtest_is_audited(outputs: Path, walk: Run) -> None:
     told = audited(outputs, f"run={walk.name}").json("audit.json")["lines"]
     assert [line["name"] for line in told] == [*OF_A_RUN, "last price", "last price"]
     sentences = {line["name"]: line["sentence"] for line in reversed(told)}
     assert sentences["folds"].startswith(f"{len(walk.data['folds'])} folds")
-    assert f"with {2 * len(walk.data['folds'])} ensembles" in sentences["statistics"]
-    assert "forecasts of rnn" in sentences["stored"] and "of gru" in sentences["stored"]
+    assert f"with {2 * len(walk.data['folds'])} ensembles" in sentences["stored statistics"]
+    assert "forecasts of rnn, gru (folds 0, 1, 2 of 3, " in sentences["stored"]
+    assert "a reduced copy (rnn, " in sentences["truncation"]
     assert {line["status"] for line in told} == {"pass", "warn"}
 
+
+def test_every_fold_s_forecasts_are_made_again(walk: Run, tmp_path: Path) -> None:
+    from forecast.evaluation.stored import check_stored
+    from forecast.evaluation.trial import session_dates
+    from forecast.models.pipeline import folds_of
+    from forecast.prices import load_prices
+
+    copy = Run(shutil.copytree(walk.path, tmp_path / walk.name))
+    prices = load_prices(walk.config["data"])
+    folds = folds_of(walk.config, session_dates(prices))
+    table = walk.forecasts()
+    assert len(folds) == 3, "the first, the middle and the last"
+    for number in range(len(folds)):
+        wrong = (table["fold"] == number) & (table["model"] == "gru")
+        mean = table["mean"].where(~wrong, table["mean"] + 0.1 * table["scale"])
+        with ForecastWriter(copy.path / "forecasts.parquet") as writer:
+            for _, block in table.assign(mean=mean).groupby(["fold", "model"], observed=True):
+                writer.write(block)
+        line = check_stored(copy, walk.config, prices, folds)[1]
+        assert line.status == "fail" and f"of gru, fold {number}, are not" in line.sentence
+
+
+def test_given_tables_are_not_said_to_be_free_of_the_future(outputs: Path, walk: Run) -> None:
     table = walk.path / "forecasts.parquet"
-    given = backtest(compose("backtest", [f"forecasts={table}", *typed]))
-    assert names(audited(outputs, f"run={given.name}"))[0] == "folds"
+    given = backtest(compose("backtest", [f"forecasts={table}", *WALK, f"outputs={outputs}"]))
+    told = audited(outputs, f"run={given.name}").json("audit.json")
+    assert [line["name"] for line in told["lines"]][:5] == OF_A_TABLE
+    source = told["lines"][1]
+    assert source["status"] == "warn"
+    assert "not checked: whether these forecasts know the future" in source["sentence"]
+    assert "these tables opened 1 time" in told["lines"][4]["sentence"]
 
 
 @pytest.mark.parametrize("typed", ["model=gru", "experiment=quick", "horizons=[1]", "seed=3"])
@@ -212,8 +250,30 @@ def test_a_feature_that_simulated_prices_cannot_feed_is_said_to_be_unchecked(
     files = [t for t in TINY if not t.startswith("data")]
     result = audited(outputs, "data=files", f"data.path={file}", "data.adjusted=true", *files,
         "features.own=[own_parts.quoted]", "audit.null_panels=1")  # fmt: skip
-    (line,) = [x for x in result.json("audit.json")["lines"] if x["name"] == "simulated"]
+    (line,) = [x for x in result.json("audit.json")["lines"] if x["name"] == "null"]
     assert line["status"] == "warn" and "raw_close" in line["sentence"]
+
+
+def test_what_is_too_short_for_a_copy_is_said_and_the_audit_ends(outputs: Path) -> None:
+    both = ["audit.sessions=80", "audit.null_panels=1", "audit.null_sessions=100"]
+    result = audited(outputs, *TINY, "horizons=[1,50]", "split.validation=90", *both)
+    lines = {line["name"]: line for line in result.json("audit.json")["lines"]}
+    (first,) = {"features", "truncation"} & {
+        name for name, line in lines.items() if "not checked" in line["sentence"]
+    }
+    assert lines[first]["status"] == "warn" and "nor " in lines[first]["sentence"]
+    assert lines[first]["sentence"].endswith("raise audit.sessions.")
+    assert lines["null"]["status"] == "warn"
+    assert lines["null"]["sentence"].endswith("raise audit.null_sessions.")
+    assert "test range" in lines
+
+
+def test_a_run_from_a_gpu_is_audited_without_one(
+    outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    typed = [t for t in TINY if t != "trainer=cpu"]
+    assert names(audited(outputs, *typed, "trainer=gpu"))[0] == "folds"
 
 
 def test_the_command_ends_with_1_on_a_fail_and_without_more_words(

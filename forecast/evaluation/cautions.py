@@ -86,7 +86,8 @@ def check_ticks(prices: Prices, panel: Panel) -> Line:
             "beside them (raw_close) would."
         )
         return Line(status="warn", name="ticks", sentence=sentence)
-    where = "" if told == len(panel.symbols) else f" in the {told} symbols where it can be told"
+    count = len(panel.symbols)
+    where = f" in the {told} of {count} symbols where it can be told" if told < count else ""
     return Line(
         status="pass",
         name="ticks",

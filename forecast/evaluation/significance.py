@@ -200,7 +200,7 @@ def _by_year(difference: Array, year: NDArray[np.int32]) -> dict[str, Any]:
     """In how many years the difference is negative, and its mean without 2020."""
     sums = np.bincount(year - year.min(), weights=difference)
     others = year != 2020
-    without = mean_test(difference[others & (not others.all())])
+    without = mean_test(difference[others & (not others.all())])  # not all dates once more
     return {
         "years_won": int((sums < 0).sum()),
         "years": len(np.unique(year)),

@@ -163,8 +163,8 @@ def check_stored_forecasts(
         return Line(
             status="warn",
             name="stored",
-            sentence=f"{part} of {model}, fold {fold.index}: no stored forecast up to {day} to make "
-            "again.",
+            sentence=f"{part} of {model}, fold {fold.index}: no stored forecast up to {day} to "
+            "make again.",
         )
     unit = both["scale"] * np.sqrt(both["horizon"].astype(float))
     apart = max(

@@ -285,6 +285,12 @@ def short(history):
 def number(history):
     return 1.0
 
+def missing(history):
+    return history["sentiment"]
+
+def broken(history):
+    raise ZeroDivisionError("two\\nlines")
+
 def text(history):
     return history["date"].dt.day_name().to_frame("name")
 """
@@ -314,6 +320,21 @@ def test_own_features_stand_behind_the_built_in_ones_under_their_dotted_names() 
     np.testing.assert_array_equal(values[:5, 2], np.arange(5))
     np.testing.assert_array_equal(values[:, 3], history.columns["volume"].astype(np.float32))
     np.testing.assert_array_equal(values[:, 4], 1)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("missing", "ended in KeyError for S: 'sentiment'. .* columns date, .*close"),
+        ("broken", "ended in ZeroDivisionError for S: two lines."),
+    ],
+)
+def test_an_own_feature_that_fails_is_told_in_one_line(name: str, words: str) -> None:
+    features = FeatureSet(columns=[], own=[f"own_features.{name}"])
+    with pytest.raises(ForecastError, match=f"own_features.{name} {words}") as caught:
+        features.compute(random_history(0), "S", ())
+    assert "\n" not in str(caught.value) and caught.value.__cause__ is not None
 
 
 @pytest.mark.usefixtures("own")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from forecast.config import ForecastError
-from forecast.evaluation.assess import Assessment, assess
+from forecast.evaluation.assess import Assessment, assess, table_facts
 from forecast.evaluation.direction import DIRECTION, Direction
 from forecast.evaluation.risk import Risk
 from forecast.evaluation.scores import SCORES, Scores
@@ -103,6 +103,20 @@ def test_the_breakdown_covers_every_part_model_and_horizon(found: Assessment) ->
     broken = found.breakdown[["part", "model", "horizon"]].drop_duplicates().to_numpy().tolist()
     assert broken == keys
     assert set(found.breakdown["by"]) == {"year", "symbol", "scale"}
+
+
+def test_facts_of_a_table_count_origins_and_not_models_or_horizons(
+    blocks: list[pd.DataFrame], tmp_path: Path
+) -> None:
+    facts = table_facts(written(tmp_path / "forecasts.parquet", blocks))
+    table = pd.concat(blocks).astype({"symbol": str, "part": str})
+    assert table["horizon"].nunique() == 2
+    assert facts["rows"] == len(table.drop_duplicates(["symbol", "origin"]))
+    for entry in facts["symbols"]:
+        origins = table.loc[table["symbol"] == entry["symbol"], "origin"]
+        assert entry["rows"] == origins.nunique()
+        assert entry["first"] == str(origins.min().date())
+    assert list(facts["fold"]) == ["test", "validation"]
 
 
 def test_the_same_table_gives_the_same_bytes(

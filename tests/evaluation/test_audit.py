@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from forecast import compose, load_prices
-from forecast.config import plain
+from forecast.config import ForecastError, plain
 from forecast.dataset.folds import Fold, Range, make_fold, ranges
 from forecast.dataset.panel import Panel
 from forecast.evaluation import cautions
@@ -27,11 +27,11 @@ from forecast.evaluation.audit import (
     check_training,
 )
 from forecast.evaluation.overlap import check_facts, check_ranges, check_table, joined
-from forecast.evaluation.simulations import Nulls, null_panels, planted_signal
+from forecast.evaluation.simulations import Nulls, Planted, null_panels, planted_signal
 from forecast.evaluation.stored import check_stored_forecasts, check_stored_statistics
 from forecast.evaluation.trial import Copy, Trial, reduced
 from forecast.forecasts import ForecastWriter
-from forecast.models.pipeline import make_task, panel_of
+from forecast.models.pipeline import panel_of
 from forecast.prices.frame import Prices
 
 TINY = [
@@ -119,6 +119,14 @@ def test_a_copy_keeps_the_first_test_origin_and_everything_that_is_asked(
     assert (copy.dates < copy.fold.test).sum() == 120 + 25
     assert copy.whole.frame["date"].min() == prices.frame["date"].min()
     assert copy.whole.frame["date"].max() == copy.prices.frame["date"].max()
+
+
+def test_a_copy_has_validation_origins_and_names_its_network(prices: Prices) -> None:
+    copy = copied(prices, "horizons=[1,50]", "split.validation=90", "model=gru", sessions=250)
+    validation = (copy.dates >= copy.fold.validation) & (copy.dates < copy.fold.test)
+    assert 50 < validation.sum() < 90
+    assert len(copy.fit(copy.prices).forecasts("validation"))
+    assert str(copy).startswith("gru, 5 symbols, ")
 
 
 def test_a_copy_keeps_the_symbol_that_is_the_market(prices: Prices) -> None:
@@ -282,7 +290,7 @@ def test_what_is_stored_is_made_again_or_fails(copy: Copy, trial: Trial, tmp_pat
     assert check_stored_statistics(panel, train, trial.ensemble, "lstm").status == "pass"
     everything = Range(low=panel.offsets[:-1] + 25, high=panel.offsets[1:])
     wrong = check_stored_statistics(panel, everything, trial.ensemble, "lstm")
-    assert (wrong.status, wrong.name) == ("fail", "statistics")
+    assert (wrong.status, wrong.name) == ("fail", "stored statistics")
 
     table, how = table_of(trial), {"model": "audited", "part": "test"}
     path = written(tmp_path / "f.parquet", table)
@@ -321,6 +329,20 @@ def test_a_planted_signal_is_found_given_time_and_not_without(head: str) -> None
     assert planted_signal(slow, **size, epochs=1).line.status == "fail"
 
 
+def test_a_long_horizon_is_tried_too_and_too_few_sessions_are_said() -> None:
+    size: dict[str, Any] = {"panels": 1, "symbols": 3, "epochs": 1}
+    config = simulation("features=returns", "horizons=[160]")
+    assert null_panels(config, **size, sessions=450).panels == 1
+    with pytest.raises(ForecastError, match="no training session"):
+        null_panels(simulation("features=returns"), **size, sessions=100)
+
+
+def test_a_share_is_told_to_a_tenth_of_a_percent() -> None:
+    line = Planted(found=0.0796, truth=0.1, epochs=1).line
+    assert line.status == "fail"
+    assert "79.6%" in line.sentence and "after 1 epoch;" in line.sentence
+
+
 def test_more_than_was_planted_is_no_skill() -> None:
     config = simulation("features=returns", "features.own=[audited_parts.tomorrow]")
     found = planted_signal(config, symbols=10, sessions=500, coefficient=0.2, epochs=4)
@@ -349,7 +371,7 @@ def test_survivors_are_suspected_where_nobody_fails(
     gone = (frame["symbol"] == "SIM0002") & (frame["date"] > frame["date"].iloc[900])
     failed = replace(real, frame=frame[~gone].reset_index(drop=True))
     line = cautions.check_survivors(failed, panel_of(copy.config, failed))
-    assert line.status == "pass" and "1 of 6 symbols" in line.sentence
+    assert line.status == "warn" and "1 of 6 symbols" in line.sentence
     told = replace(real, warnings=("survivors: chosen later",))
     assert "chosen later" in cautions.check_survivors(told, panel).sentence
 
@@ -363,13 +385,27 @@ def test_only_simulated_prices_are_never_revised(prices: Prices) -> None:
     (100, 2, "pass"), (100, 6, "pass"), (1, 2, "warn"), (1, 6, "pass"), (1e6, 0, "pass"),
     (10, 0, "warn"),
 ])  # fmt: skip
-def test_coarse_prices_warn(panel: Panel, price: float, decimals: int, status: str) -> None:
+def test_coarse_prices_warn(
+    prices: Prices, panel: Panel, price: float, decimals: int, status: str
+) -> None:
     rounded = np.round(price * np.exp((panel.log_price - panel.log_price[0]) / 1000), decimals)
-    assert cautions.check_ticks(replace(panel, price=rounded)).status == status
+    assert cautions.check_ticks(prices, replace(panel, price=rounded)).status == status
+
+
+def test_a_tick_that_cannot_be_found_is_not_called_fine(prices: Prices, panel: Panel) -> None:
+    assert "simulated" in cautions.check_ticks(prices, panel).sentence
+    line = cautions.check_ticks(replace(prices, source="files"), panel)
+    assert line.status == "warn" and "cannot be told" in line.sentence
+    first = panel.symbol_rows(0)
+    price = panel.price.copy()
+    price[first] = np.round(1000 * price[first], 2)
+    line = cautions.check_ticks(replace(prices, source="files"), replace(panel, price=price))
+    assert line.status == "pass" and "in the 1 of 6 symbols" in line.sentence
 
 
 def test_looks_at_the_test_range_are_counted_from_the_ledger(tmp_path: Path) -> None:
-    assert cautions.check_looks(tmp_path, "aa").values["looks"] == 0
+    nobody = cautions.check_looks(tmp_path, "aa")
+    assert nobody.status == "warn" and "there is no ledger" in nobody.sentence
     lines = ["time,run,configuration,data,first,last,part", "t,r,c1,aa,f,l,test"]
     lines += ["t,r,c1,aa,f,l,validation", "t,r,c1,bb,f,l,test", "t,r,c1,aa,f,l,test"]
     (tmp_path / "ledger.csv").write_text("\n".join(lines) + "\n")
@@ -393,7 +429,6 @@ def test_a_point_forecast_must_beat_the_last_price(skill: float, status: str) ->
     assert cautions.check_last_price(table.assign(q50=0.0)) is None, "no point forecast"
 
 
-def test_a_line_reads_as_one(copy: Copy) -> None:
+def test_a_line_reads_as_one() -> None:
     line = Line(status="warn", name="ticks", sentence="coarse.")
     assert str(line) == "warn  ticks: coarse."
-    assert make_task(copy.config) == copy.task

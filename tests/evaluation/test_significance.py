@@ -142,6 +142,13 @@ def test_years_largest_days_and_2020_are_counted_by_date(
     assert pair["without_2020"]["t"] != pair["t"]
 
 
+def test_without_a_date_of_2020_nothing_is_said_of_the_rest() -> None:
+    daily = make_daily(horizons=(1,), dates=300)  # 2018 and 2019
+    pair = compare(daily)[0]["significance"]["test"]["1"]["crps"]["pairs"]["lstm"]["gjr_t"]
+    assert pair["t"] is not None
+    assert pair["without_2020"] == {"difference": None, "t": None, "p": None}
+
+
 def test_symbols_are_counted_where_the_loss_is_broken_down(
     made: tuple[dict[str, Any], pd.DataFrame], table: dict[str, Any]
 ) -> None:

@@ -396,13 +396,14 @@ def _stated(
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Folders that were built already, by the builder and its options."""
+    """`built("run" or "backtest", **options)` gives a folder that tests share and leave alone."""
     root, known = tmp_path_factory.mktemp("built"), dict[str, Path]()
+    builders = {"run": build_run, "backtest": build_backtest}
 
-    def build(builder: Callable[..., Run], **options: Any) -> Path:
-        key = f"{builder.__name__} {options}"
+    def build(kind: str, **options: Any) -> Path:
+        key = f"{kind} {options}"
         if key not in known:
-            known[key] = builder(root / str(len(known)), **options).path
+            known[key] = builders[kind](root / str(len(known)), **options).path
         return known[key]
 
     return build
@@ -413,7 +414,7 @@ def make_run(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., Run]:
     """`make_run(**options)` gives a run folder called lstm-0123456789."""
 
     def make(name: str = "lstm-0123456789", **options: Any) -> Run:
-        return Run(shutil.copytree(built(build_run, **options), tmp_path / name))
+        return Run(shutil.copytree(built("run", **options), tmp_path / name))
 
     return make
 
@@ -423,6 +424,6 @@ def make_backtest(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., R
     """`make_backtest(**options)` gives a backtest's folder called backtest-0123456789."""
 
     def make(name: str = "backtest-0123456789", **options: Any) -> Run:
-        return Run(shutil.copytree(built(build_backtest, **options), tmp_path / name))
+        return Run(shutil.copytree(built("backtest", **options), tmp_path / name))
 
     return make

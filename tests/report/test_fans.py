@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.forecasts import LEVELS, QUANTILES
-from forecast.report.fans import FAN_COLUMNS, MOST_FANS, fan_chart, fans_at
+from forecast.report.fans import FAN_COLUMNS, MOST_FANS, fan_chart, fans_at, forecasts
 from forecast.run import Run
 
 Make = Callable[..., Run]
@@ -137,6 +139,39 @@ def test_a_fan_needs_no_more_than_its_columns(make_run: Make) -> None:
     )
     assert tuple(table.columns) == FAN_COLUMNS
     assert len(fans_of(fan_chart(table))) == 2
+
+
+def figures(html: str) -> list[Any]:
+    return [json.loads(text) for text in re.findall(r"data-figure>(.*?)</script>", html)]
+
+
+def test_chosen_origins_are_the_ones_drawn(make_backtest: Make) -> None:
+    run = make_backtest()
+    for chosen in (["2019-03-04", "2020-03-16"], ["2019-03-04"]):
+        run.write("config.yaml", {**run.config, "report": {"origins": chosen}})
+        html = forecasts(run)
+        fans = figures(html)
+        assert len(fans) == 4
+        for fan in fans:
+            assert ": lstm" in fan["layout"]["title"]["text"]
+            titles = [a["text"] for a in fan["layout"]["annotations"][: len(chosen)]]
+            assert titles == chosen
+        assert "named by report.origins" in html
+    assert "at 1 origin of" in html
+
+
+def test_symbols_that_stopped_trading_before_the_part_are_not_drawn(make_run: Make) -> None:
+    run = make_run(parts={"test": 40})
+    data = run.data
+    data["symbols"][0]["last"] = "1999-12-31"
+    run.write("data.json", data)
+    assert len(figures(forecasts(run))) == 3
+
+
+@pytest.mark.parametrize("head", ["student_t", "point"])
+def test_a_band_is_explained_where_there_is_one(make_run: Make, head: str) -> None:
+    html = forecasts(make_run(head=head, horizons=(1,), parts={"test": 40}))
+    assert ("A band of 90 %" in html) == (head != "point")
 
 
 def test_a_panel_for_each_origin_shows_what_was_stated_at_it() -> None:

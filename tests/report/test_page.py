@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from forecast.report.page import write_report
+from forecast.report.provenance import data
 from forecast.run import Run
 
 Make = Callable[..., Run]
@@ -61,8 +62,39 @@ class Page(HTMLParser):
         return [text for attributes, text in self.scripts if not attributes]
 
 
-def test_the_page_has_every_section_in_order_and_every_link_leads_to_one(make_run: Make) -> None:
-    page = Page(write_report(make_run()))
+@pytest.fixture(scope="module")
+def trained(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run, for the tests that only read it."""
+    copy = tmp_path_factory.mktemp("trained") / "lstm-0123456789"
+    return write_report(Run(shutil.copytree(built("run"), copy)))
+
+
+@pytest.fixture(scope="module")
+def hostile(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run whose names and warnings are markup."""
+    folder = built("run", symbols=HOSTILE, horizons=(1, 5), parts={"test": 60})
+    copy = tmp_path_factory.mktemp("hostile") / "lstm-0123456789"
+    run = Run(shutil.copytree(folder, copy))
+    data, metrics = run.data, run.metrics
+    data["warnings"].append("<img src=x onerror=alert(1)>")
+    data["left_out"] = [{"symbol": "<b>", "reason": "<i>"}]
+    for table in (metrics["scores"], metrics["calibration"]):
+        table["test"]["<u>"] = table["test"]["ewma_t"]
+    run.write("data.json", data)
+    run.write("metrics.json", metrics)
+    run.write("config.yaml", {**run.config, "outputs": "</pre><script>alert(1)</script>"})
+    return write_report(run)
+
+
+@pytest.fixture(scope="module")
+def walked(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a backtest."""
+    copy = tmp_path_factory.mktemp("walked") / "backtest-0123456789"
+    return write_report(Run(shutil.copytree(built("backtest", symbols=HOSTILE[:2]), copy)))
+
+
+def test_the_page_has_every_section_in_order_and_every_link_leads_to_one(trained: Path) -> None:
+    page = Page(trained)
     sections = [a["id"] for tag, a in page.elements if tag == "section"]
     assert sections == [
         *("summary", "scores", "forecasts", "learning"),
@@ -73,14 +105,13 @@ def test_the_page_has_every_section_in_order_and_every_link_leads_to_one(make_ru
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_holds_plotly_once_and_can_load_nothing(make_run: Make) -> None:
-    path = write_report(make_run())
-    page = Page(path)
+def test_the_page_holds_plotly_once_and_can_load_nothing(trained: Path) -> None:
+    page = Page(trained)
     plotly, drawing = page.programs
     assert len(plotly) > 1e6 and "Plotly.newPlot" in drawing
     assert not any({"src", "srcset", "data", "action"} & set(a) for _, a in page.elements)
     assert not any(tag in ("link", "iframe", "object", "img", "base") for tag, _ in page.elements)
-    html = path.read_text(encoding="utf-8").replace(plotly, "")
+    html = trained.read_text(encoding="utf-8").replace(plotly, "")
     assert not re.search(r"https?:|url\(|@import", html)
     (policy,) = (a["content"] for _, a in page.elements if "http-equiv" in a)
     assert policy is not None and policy.startswith("default-src 'none';")
@@ -88,52 +119,43 @@ def test_the_page_holds_plotly_once_and_can_load_nothing(make_run: Make) -> None
         digest = base64.b64encode(hashlib.sha256(program.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy
     assert "showSendToCloud: false" in drawing
-    assert path.stat().st_size < 8e6
+    assert trained.stat().st_size < 8e6
 
 
 def test_markup_in_symbols_models_and_configuration_is_shown_and_not_obeyed(
-    make_run: Make,
+    hostile: Path,
 ) -> None:
-    run = make_run(symbols=HOSTILE, horizons=(1, 5), parts={"test": 60})
-    data, metrics = run.data, run.metrics
-    data["warnings"].append("<img src=x onerror=alert(1)>")
-    data["left_out"] = [{"symbol": "<b>", "reason": "<i>"}]
-    for table in (metrics["scores"], metrics["calibration"]):
-        table["test"]["<u>"] = table["test"]["ewma_t"]
-    run.write("data.json", data)
-    run.write("metrics.json", metrics)
-    run.write("config.yaml", {**run.config, "outputs": "</pre><script>alert(1)</script>"})
-    page = Page(write_report(run))
+    page = Page(hostile)
     assert not {"b", "i", "u", "img"} & {tag for tag, _ in page.elements}
     assert not any(name.startswith("on") for _, a in page.elements for name in a)
     assert len(page.programs) == 2
     for text in (*HOSTILE, "<img src=x onerror=alert(1)>", "</pre><script>", "<u>"):
         assert text in page.text
-    assert [p.name for p in run.path.glob("*.html")] == ["report.html"]
+    assert [p.name for p in hostile.parent.glob("*.html")] == ["report.html"]
 
 
-def test_the_same_files_give_the_same_bytes(make_run: Make) -> None:
-    first, second = make_run("here/lstm-1"), make_run("there/lstm-1")
-    pages = [write_report(run).read_bytes() for run in (first, second)]
-    assert pages[0] == pages[1]
-    first.write("timing.json", {"total_seconds": 99.0})
-    changed = write_report(first).read_bytes()
-    before, after = (page.partition(b'<section id="environment">') for page in (pages[0], changed))
+def test_the_same_files_give_the_same_bytes(make_run: Make, trained: Path) -> None:
+    run = make_run()
+    again = write_report(run).read_bytes()
+    assert again == trained.read_bytes()
+    run.write("timing.json", {"total_seconds": 99.0})
+    changed = write_report(run).read_bytes()
+    before, after = (page.partition(b'<section id="environment">') for page in (again, changed))
     assert before[0] == after[0] and before[2] != after[2]
 
 
 def test_a_page_that_cannot_be_made_leaves_the_old_one(make_run: Make) -> None:
-    run = make_run()
-    old = write_report(run).read_bytes()
+    run = make_run(horizons=(1,), parts={"test": 40})
+    (run.path / "report.html").write_bytes(b"old")
     (run.path / "history.csv").unlink()
     with pytest.raises(FileNotFoundError):
         write_report(run)
-    assert (run.path / "report.html").read_bytes() == old
+    assert (run.path / "report.html").read_bytes() == b"old"
     assert not list(run.path.glob("*.tmp")) + list(run.path.glob(".*"))
 
 
 def test_only_what_is_drawn_is_read(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(symbols=tuple(f"S{i:02d}" for i in range(12)), parts={"test": 40})
+    run = make_run(symbols=tuple(f"S{i:02d}" for i in range(12)), horizons=(1,), parts={"test": 40})
     calls: list[dict[str, Any]] = []
     original = Run.forecasts
     monkeypatch.setattr(
@@ -145,15 +167,6 @@ def test_only_what_is_drawn_is_read(make_run: Make, monkeypatch: pytest.MonkeyPa
     assert call["symbols"] == ["S00", "S04", "S07", "S11"]
     titles = [figure["layout"]["title"]["text"] for figure in page.figures]
     assert [title[:3] for title in titles[:4]] == call["symbols"]
-
-
-def test_symbols_that_stopped_trading_before_the_part_are_not_drawn(make_run: Make) -> None:
-    run = make_run(parts={"test": 40})
-    data = run.data
-    data["symbols"][0]["last"] = "1999-12-31"
-    run.write("data.json", data)
-    page = Page(write_report(run))
-    assert sum("ahead" in f["layout"]["title"]["text"] for f in page.figures) == 3
 
 
 @pytest.mark.parametrize(
@@ -181,7 +194,7 @@ def test_every_kind_of_run_has_its_page(make_run: Make, options: dict[str, Any])
 
 
 def test_a_run_without_epochs_or_facts_has_its_page(make_run: Make) -> None:
-    run = make_run(horizons=(1,))
+    run = make_run(horizons=(1,), parts={"test": 40})
     (run.path / "history.csv").write_text("member,epoch,step,train_loss,validation_loss\n")
     run.write(
         "data.json", {**run.data, "market": None, "left_out": [], "warnings": [], "calendars": []}
@@ -191,8 +204,8 @@ def test_a_run_without_epochs_or_facts_has_its_page(make_run: Make) -> None:
     assert "survivors only" not in page.text and "Left out" not in page.text
 
 
-def test_data_facts_are_complete(make_run: Make) -> None:
-    page = Page(write_report(make_run()))
+def test_data_facts_are_complete(trained: Path) -> None:
+    page = Page(trained)
     for fact in (
         *("survivors only", "test range opened", "equal_weight", "only 12 sessions", "XNYS"),
         *("train range", "validation range", "test range", "2.00", "head=student_t"),
@@ -202,30 +215,20 @@ def test_data_facts_are_complete(make_run: Make) -> None:
 
 
 def test_a_long_table_of_symbols_is_cut_and_says_so(make_run: Make) -> None:
-    run = make_run(parts={"test": 40})
-    data = run.data
-    data["symbols"] *= 200
-    run.write("data.json", data)
-    page = Page(write_report(run))
-    assert "800 symbols" in page.text and "The first 500 are shown" in page.text
+    run = make_run(horizons=(1,), parts={"test": 40})
+    facts = run.data
+    facts["symbols"] *= 200
+    run.write("data.json", facts)
+    html = data(run)
+    assert "800 symbols" in html and "The first 500 are shown" in html
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize(
-    ("kind", "options", "figures"),
-    [
-        ("make_run", {"symbols": HOSTILE, "parts": {"validation": 60, "test": 60}}, 9),
-        ("make_backtest", {"symbols": HOSTILE[:2], "horizons": (1, 5)}, 15),
-    ],
-)
+@pytest.mark.parametrize(("report", "figures"), [("hostile", 7), ("walked", 15)])
 def test_a_browser_draws_every_figure_without_an_error(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    kind: str,
-    options: dict[str, Any],
-    figures: int,
+    request: pytest.FixtureRequest, tmp_path: Path, report: str, figures: int
 ) -> None:
-    path = write_report(request.getfixturevalue(kind)(**options))
+    path = request.getfixturevalue(report)
     browser = subprocess.run(
         [
             str(CHROMIUM),
@@ -248,8 +251,8 @@ def test_a_browser_draws_every_figure_without_an_error(
     assert len(drawn) == figures
 
 
-def test_a_backtest_has_its_sections_and_every_link_leads_to_one(make_backtest: Make) -> None:
-    page = Page(write_report(make_backtest()))
+def test_a_backtest_has_its_sections_and_every_link_leads_to_one(walked: Path) -> None:
+    page = Page(walked)
     sections = [a["id"] for tag, a in page.elements if tag == "section"]
     assert sections == [
         *("summary", "scores", "significance", "over-time", "where", "calibration", "risk"),
@@ -261,19 +264,16 @@ def test_a_backtest_has_its_sections_and_every_link_leads_to_one(make_backtest: 
     assert "NaN" not in page.text and "None" not in page.text
 
 
-def test_the_same_backtest_gives_the_same_bytes(make_backtest: Make) -> None:
-    pages = [
-        write_report(make_backtest(f"{place}/backtest-1", symbols=("BA", "KO"))).read_bytes()
-        for place in ("a", "b")
-    ]
-    assert pages[0] == pages[1]
+def test_the_same_backtest_gives_the_same_bytes(make_backtest: Make, walked: Path) -> None:
+    again = write_report(make_backtest(symbols=HOSTILE[:2]))
+    assert again.read_bytes() == walked.read_bytes()
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"parts": ("validation",)},
-        {"horizons": (1,), "years": (2019,)},
+        {"parts": ("validation",), "horizons": (1, 5)},
+        {"networks": ("lstm",)},
         {"models": {"lstm": 0.1}, "table": True},
         {"models": {"prophet": 0.1, "naive": 0.3}, "networks": (), "table": True},
         {"models": {"gjr_t": 0.1, "ewma_t": 0.3}, "networks": (), "table": True},
@@ -283,7 +283,9 @@ def test_the_same_backtest_gives_the_same_bytes(make_backtest: Make) -> None:
     ids=lambda options: " ".join(map(str, options.items())),
 )
 def test_every_kind_of_backtest_has_its_page(make_backtest: Make, options: dict[str, Any]) -> None:
-    page = Page(write_report(make_backtest(**{"symbols": ("BA", "KO"), **options})))
+    small: dict[str, Any] = {"symbols": ("BA", "KO"), "horizons": (1,), "years": (2019,)}
+    small["models"] = {"lstm": 0.1, "mlp": 0.2, "gjr_t": 0.3}
+    page = Page(write_report(make_backtest(**{**small, **options})))
     assert "NaN" not in page.text and "None" not in page.text
     assert not {"u", "b"} & {tag for tag, _ in page.elements}
     assert page.figures
@@ -293,7 +295,8 @@ def test_every_kind_of_backtest_has_its_page(make_backtest: Make, options: dict[
 def test_a_folder_that_holds_the_scores_alone_has_its_page(
     make_backtest: Make, networks: tuple[str, ...]
 ) -> None:
-    run = make_backtest(symbols=("BA",), networks=networks, models={"lstm": 0.1, "gjr_t": 0.2})
+    models = {"lstm": 0.1, "gjr_t": 0.2}
+    run = make_backtest(symbols=("BA",), years=(2019,), networks=networks, models=models)
     for name in ("daily.parquet", "breakdown.csv", "fluctuation.parquet", "environment.json"):
         (run.path / name).unlink()
     kept = ("parts", "scores", "networks")
@@ -302,19 +305,3 @@ def test_a_folder_that_holds_the_scores_alone_has_its_page(
     page = Page(write_report(run))
     assert "NaN" not in page.text and "None" not in page.text
     assert len(page.figures) == 1  # the fan of the one symbol
-
-
-def test_chosen_origins_are_the_ones_drawn(make_backtest: Make) -> None:
-    run = make_backtest()
-    run.write("config.yaml", {**run.config, "report": {"origins": ["2019-03-04", "2020-03-16"]}})
-    page = Page(write_report(run))
-    fans = [
-        f
-        for f in page.figures
-        if "ahead" in f["layout"]["title"]["text"] and ": lstm" in f["layout"]["title"]["text"]
-    ]
-    assert len(fans) == 4
-    for fan in fans:
-        titles = [a["text"] for a in fan["layout"]["annotations"][:2]]
-        assert titles == ["2019-03-04", "2020-03-16"]
-    assert "named by report.origins" in page.text

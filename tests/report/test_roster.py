@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from forecast.models.baselines import BASELINES
+from forecast.models.networks import MEMORYLESS
 from forecast.report import roster
+from forecast.report.style import COLOURS
 from forecast.run import Run
 
 Make = Callable[..., Run]
@@ -16,6 +19,13 @@ def test_networks_stand_first_then_who_knows_as_much_then_the_rest() -> None:
         *("lstm", "gru", "gru_conformal", "other", "mlp", "historical", "gjr_t", "truth"),
     ]
     assert roster.baselines(models, ["lstm", "gru"]) == ["other", "mlp", "historical", "gjr_t"]
+
+
+def test_every_baseline_has_its_role_and_its_colour() -> None:
+    pooled = [name for name in BASELINES if name in roster.EQUAL_INFORMATION]
+    assert set(roster.EQUAL_INFORMATION) == {*MEMORYLESS, *pooled}
+    assert tuple(name for name in BASELINES if name not in pooled) == roster.OWN_HISTORY
+    assert {*BASELINES, *MEMORYLESS, "truth"} <= set(COLOURS)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +60,13 @@ def test_the_model_shown_is_the_configured_one_and_not_the_best(make_backtest: M
     run = make_backtest()
     run.write("config.yaml", {**run.config, "model": {"cell": "gru"}})
     assert roster.leading(run, "test") == "gru"
+
+
+def test_of_joined_tables_the_model_of_other_people_leads(make_backtest: Make) -> None:
+    models = {"lstm": 0.1, "prophet": 0.2, "gjr_t": 0.3}
+    run = make_backtest(models=models, networks=("lstm", "prophet"), symbols=("BA",), table=True)
+    assert roster.networks(run) == ["prophet", "lstm"]
+    assert roster.leading(run, "test") == "prophet"
 
 
 def test_symbols_are_spaced_evenly(make_backtest: Make) -> None:

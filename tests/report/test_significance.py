@@ -56,6 +56,16 @@ def test_sets_of_models_are_named(make_backtest: Make) -> None:
     assert "confidence set, 10 %" in html
 
 
+def test_a_p_of_zero_is_below_what_the_bootstrap_can_tell(make_backtest: Make) -> None:
+    run = make_backtest()
+    metrics = run.metrics
+    metrics["significance"]["test"]["1"]["crps"]["spa"]["p"] = {"consistent": 0.0}
+    run.write("metrics.json", metrics)
+    assert "<td>gjr_t</td><td>&lt;\N{NO-BREAK SPACE}0.001</td>" in significance(run)
+    run.write("config.yaml", {**run.config, "significance": {"repetitions": 2000}})
+    assert "<td>gjr_t</td><td>&lt;\N{NO-BREAK SPACE}0.0005</td>" in significance(run)
+
+
 def test_small_p_values_are_shaded(make_backtest: Make) -> None:
     run = make_backtest()
     metrics = run.metrics
