@@ -70,8 +70,8 @@ class Nulls:
             status="pass" if good else "fail",
             name="null",
             sentence=f"on {self.panels} simulated panel{'s' * (self.panels != 1)} with nothing to "
-            f"find, forecasts were significantly better than the truth on {self.beaten}, and the mean "
-            f"foretold on {self.skilled}; by luck it is up to {self.limit}."
+            f"find, forecasts were significantly better than the truth on {self.beaten}, and the "
+            f"mean foretold on {self.skilled}; by luck it is up to {self.limit}."
             + ("" if good else " Something reads what comes later."),
             values={"beaten": self.beaten, "skilled": self.skilled, "limit": self.limit},
         )
