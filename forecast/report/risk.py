@@ -17,6 +17,7 @@ from forecast.report.roster import (
     networks,
     newest_part,
     ordered,
+    scores_at,
     some_symbols,
 )
 from forecast.report.style import GREY, INK, colour, embed, finish, in_words, on_a_grid, translucent
@@ -28,7 +29,7 @@ HEADS = (
     *(
         f"{level}: {head}"
         for _, level in LEVELS
-        for head in ("below, %", "t", "Kupiec", "indep.", "both")
+        for head in ("below, %", "t", "Kupiec", "indep.", "both", "FZ0")
     ),
 )
 NOTE = (
@@ -36,7 +37,8 @@ NOTE = (
     "asks whether the share over all symbols is right, clustered by date. Then the number of "
     "symbols for which a test refuses, at 5 % after Holm: Kupiec, that the share is right; "
     "Christoffersen, that exceedances do not follow each other; and both at once. Beyond one "
-    "session, tests of a symbol use non-overlapping returns.</p>"
+    "session, tests of a symbol use non-overlapping returns. FZ0 is the loss of the quantile and "
+    "the expected shortfall together (Fissler and Ziegel 2016), lower is better.</p>"
 )
 
 
@@ -44,16 +46,18 @@ def risk(run: Run) -> str:
     """A table of tests on the newest part, and the exceedances of a few symbols."""
     metrics, asked = run.metrics, networks(run)
     part = newest_part(metrics)
+    if part is None:
+        return "<p>No outcome is known.</p>"
     found = (metrics.get("risk") or {}).get(part) or {}
     groups = {
         f"horizon {in_words([horizon])}": {
-            model: _row(found[model][str(horizon)])
+            model: _row(found[model][str(horizon)], scores_at(metrics, part, horizon)[model])
             for model in ordered(found, asked)
             if (found[model] or {}).get(str(horizon))
         }
-        for horizon in (horizons_of(metrics, part) if part else ())
+        for horizon in horizons_of(metrics, part)
     }
-    if part is None or not any(groups.values()):
+    if not any(groups.values()):
         return "<p>No forecast states the quantiles of 1 % and 5 %.</p>"
     return (
         NOTE
@@ -62,7 +66,7 @@ def risk(run: Run) -> str:
     )
 
 
-def _row(by_level: Mapping[str, Any]) -> list[str]:
+def _row(by_level: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
     cells = []
     for level, _ in LEVELS:
         tested = by_level.get(level) or {}
@@ -71,6 +75,7 @@ def _row(by_level: Mapping[str, Any]) -> list[str]:
         for name in ("kupiec", "independence", "conditional"):
             refused = tested.get(f"{name}_rejected")
             cells.append(NULL if is_null(refused) else f"{refused}/{symbols}")
+        cells.append(number(scores.get(f"fz0_{level}"), 3))
     return cells
 
 

@@ -20,8 +20,9 @@ def test_the_table_tells_rates_and_counts_symbols(make_backtest: Make) -> None:
     cells = re.findall("<td>(.*?)</td>", line[1])
     assert cells[0] == f"{100 * tested['01']['rate']:.2f}"
     assert cells[2] == f"{tested['01']['kupiec_rejected']}/5"
-    assert cells[5] == f"{100 * tested['05']['rate']:.2f}"
-    assert len(cells) == 10
+    assert cells[5] == f"{run.metrics['scores']['test']['historical']['1']['fz0_01']:.3f}"
+    assert cells[6] == f"{100 * tested['05']['rate']:.2f}"
+    assert len(cells) == 12
 
 
 def test_every_exceedance_is_marked_once() -> None:
