@@ -153,7 +153,7 @@ def check(
     known = list(parameters if only is None else only)
     for name, value in arguments.items():
         if name not in known:
-            raise ForecastError(f"{prefix}{name} is unknown{_nearest(name, known)}")
+            raise ForecastError(f"{prefix}{name} is unknown{nearest(name, known)}")
         if name in hints and not _fits(value, hints[name]):
             typed = json.dumps(value, default=str, ensure_ascii=False)
             wanted = _spoken(hints[name])
@@ -210,7 +210,8 @@ def _spoken(hint: Any, *, several: bool = False) -> str:
     return ("lists" if several else "a list") + of
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of a refusal: the known name that was perhaps meant, or all of them."""
     if not known:
         return "; there is nothing to set here."
     close = difflib.get_close_matches(name, known, n=1)
@@ -249,7 +250,7 @@ def one_line(error: BaseException) -> str:
 
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={choice} is no choice{_nearest(choice, sorted(error.options))}"
+        return f"{group}={choice} is no choice{nearest(choice, sorted(error.options))}"
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override} cannot be read. Write key=value, and quote special characters, "

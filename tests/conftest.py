@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -20,6 +21,13 @@ PricesOf = Callable[..., Prices]
 RandomPrices = Callable[..., Prices]
 RandomPanel = Callable[..., Panel]
 Cut = Callable[[Prices, np.datetime64], Prices]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts() -> None:
+    """A shell that starts the tests in the background makes them, and their children, deaf."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 ALL = Choice.read(symbols=None, start=None, end=None)
 BARS = ("open", "high", "low", "volume")

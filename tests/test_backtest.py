@@ -299,15 +299,15 @@ def test_a_walk_that_did_know_would_be_found_out(
     """The last test is one that can fail: here training reaches into the test range."""
     from dataclasses import replace
 
-    import forecast.dataset.folds as folds_module
+    import forecast.models.pipeline as pipeline
 
-    honest = folds_module.walk_forward
+    honest = pipeline.walk_forward
 
     def greedy(dates: np.ndarray, **options: Any) -> Iterator[Any]:
         for fold in honest(dates, **options):
             yield replace(fold, train_end=fold.test + np.timedelta64(40, "D"))
 
-    monkeypatch.setattr(folds_module, "walk_forward", greedy)
+    monkeypatch.setattr(pipeline, "walk_forward", greedy)
     prices = load_prices("simulated", n_symbols=5, n_sessions=600, truth=False)
     assert check_truncation(walk_on, prices, last="1991-06-20") is not None
 
@@ -419,7 +419,8 @@ WRITES = [
     "config.yaml", "overrides.yaml", "environment.json", "market.parquet", "data.json",
     "history.csv", "best.ckpt", "last.ckpt", "timing.json",
     *(f"{step}.{ending}" for step in STEP for ending in ("parquet", "json")),
-    "aligned.parquet", "forecasts.parquet", "metrics.json", "report.html",
+    "aligned.parquet", "forecasts.parquet", "daily.parquet", "fluctuation.parquet",
+    "breakdown.csv", "metrics.json", "report.html",
 ]  # fmt: skip
 
 
@@ -697,7 +698,7 @@ def table(run: Run) -> pd.DataFrame:
 def test_a_table_is_scored_as_the_run_that_made_it(run: Run, tmp_path: Path, no_work: None) -> None:
     given = scored(tmp_path, run.path / "forecasts.parquet")
     assert given.parts == run.parts
-    told = {"fits", "fallbacks", "networks", "dropped", "lacked"}
+    told = {"fits", "fallbacks", "networks", "dropped", "lacked", "unscaled"}
     mine, theirs = ({k: v for k, v in r.metrics.items() if k not in told} for r in (given, run))
     assert mine == theirs
     for name in BYTES[1:]:
@@ -792,12 +793,12 @@ def test_a_table_that_is_not_there_or_has_no_such_part_is_one_line(
 # --------------------------------------------------------------------- errors at the door
 
 WRONG = {
-    "backtest.models=[elman]": "'elman' is unknown or stands twice. Choose from rnn, lstm, gru",
-    "backtest.models=[lstm,lstm]": "'lstm' is unknown or stands twice",
-    "backtest.baselines=[lstm]": "backtest.baselines: 'lstm' is unknown",
+    "backtest.models=[elman]": "backtest.models: 'elman' is unknown. Choose from rnn, lstm, gru",
+    "backtest.models=[lstm,lstm]": "'lstm' stands twice in backtest.models and backtest.baselines",
+    "backtest.baselines=[lstm]": "'lstm' stands twice in backtest.models and backtest.baselines",
     "backtest.baselines=[arima]": "backtest.baselines: 'arima' is unknown",
-    "backtest.baselines=[ewma_t,ewma_t]": "'ewma_t' is unknown, or stands twice",
-    "backtest.models=[linear]": "'linear' is unknown, or stands twice or in backtest.models",
+    "backtest.baselines=[ewma_t,ewma_t]": "backtest.baselines: 'ewma_t' stands twice",
+    "backtest.models=[linear]": "'linear' stands twice in backtest.models and backtest.baselines",
     "backtest.executor=spark": "backtest.executor=spark is unknown: choose processes, ray",
     "backtest.jobs=0": "backtest.jobs=0 must be auto",
     "backtest.first=soon": "backtest.first='soon' is no date",

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from forecast.config import ForecastError
+from forecast.config import ForecastError, nearest
 from forecast.prices.frame import Covariate
 
 SCALE_SESSIONS = 20  # sessions without a scale at the start of every history
@@ -208,8 +208,8 @@ class FeatureSet:
         for name in self.columns:
             if name not in FEATURES:
                 raise ForecastError(
-                    f"features.columns: {name!r} is not a feature. Choose among "
-                    f"{', '.join(FEATURES)}, or name a function of your own in features.own."
+                    f"features.columns: {name!r} is not a feature{nearest(name, tuple(FEATURES))} "
+                    "A function of your own is named in features.own."
                 )
         if not self.columns and not self.own:
             raise ForecastError("features.columns and features.own are both empty: name a feature.")
