@@ -299,10 +299,11 @@ def list_runs(outputs: str | os.PathLike[str] | None = None) -> pd.DataFrame:
     for path in _folders(_outputs(outputs)):
         run = Run(path)
         config = run.config
+        several = config.get("backtest", {}).get("models")
         rows.append(
             {
                 "run": run.name,
-                "model": config.get("model", {}).get("cell"),
+                "model": ", ".join(several) if several else config.get("model", {}).get("cell"),
                 "head": config.get("head", {}).get("name"),
                 "data": run.data.get("source"),
                 "horizons": config.get("horizons"),
