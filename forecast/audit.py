@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forecast.config import ForecastError, Told, door, instantiate, plain
-from forecast.run import Run, load_run, run_name
+from forecast.run import Run, run_name
 from forecast.settings import SECTIONS, Settings, check_sections
 
 if TYPE_CHECKING:
+    import pandas as pd
     from omegaconf import DictConfig
 
     from forecast.evaluation.audit import Line
+    from forecast.evaluation.subject import Subject
     from forecast.evaluation.trial import Copy
     from forecast.prices.frame import Prices
 
 # What may be typed beside run=…: all else is in the run's own configuration.
 BESIDE_A_RUN = ("run", "audit", "outputs", "threads", "progress", "hydra")
+OF_A_RULE = ["fill", "strategy", "placebo"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class Audit(Settings):
     """The top-level keys of an audit; their meaning stands in conf/."""
 
     run: str | None
+    execution: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class Plan:
     symbols: int
     sessions: int
     epochs: int
+    origins: int
     null_panels: int
     null_symbols: int
     null_sessions: int
@@ -49,16 +54,18 @@ class Plan:
     planted_epochs: int
 
     def __post_init__(self) -> None:
-        for name in ("symbols", "sessions", "epochs"):
-            for prefix in ("", "null_", "planted_"):
-                if getattr(self, prefix + name) < 1:
-                    value = getattr(self, prefix + name)
-                    raise ForecastError(f"audit.{prefix}{name}={value} must be 1 or more.")
+        names = [f"{prefix}{name}" for prefix in ("", "null_", "planted_") for name in _SIZES]
+        for name in (*names, "origins"):
+            if getattr(self, name) < 1:
+                raise ForecastError(f"audit.{name}={getattr(self, name)} must be 1 or more.")
         if self.null_panels < 0 or not 0 <= self.planted_coefficient < 1:
             raise ForecastError(
                 f"audit.null_panels={self.null_panels} must be 0 or more, "
                 f"audit.planted_coefficient={self.planted_coefficient} from 0 to 1."
             )
+
+
+_SIZES = ("symbols", "sessions", "epochs")
 
 
 def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ()) -> Run:
@@ -82,33 +89,24 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     ForecastError
         Anything about options or data that the user can mend.
     """
+    from forecast.evaluation.subject import open_subject
     from forecast.models.fit import torch_threads
-    from forecast.models.pipeline import check_options
-    from forecast.prices import load_prices
 
     config = plain(cfg)
-    check_sections(config, (*SECTIONS, "audit"))
-    keys = {k: v for k, v in config.items() if k not in (*SECTIONS, "audit")}
+    check_sections(config, (*SECTIONS, "strategy", "audit"))
+    keys = {k: v for k, v in config.items() if k not in (*SECTIONS, "strategy", "audit")}
     settings = instantiate(keys, "", Audit)
     plan = instantiate(config["audit"], "audit", Plan)
-    run: Run | None = None
-    prices, own, subject = None, "", config
-    if settings.run is not None:
-        for typed in overrides:
-            if typed.lstrip("+~").partition("=")[0].partition(".")[0] not in BESIDE_A_RUN:
-                raise ForecastError(
-                    f"{typed} does not go with run={settings.run}, which has a configuration of "
-                    "its own. Leave one of them out."
-                )
-        run = load_run(settings.run, settings.outputs, allow=plan.allow)
-        subject = run.config
-    if run is None or run.data["source"] != "forecasts":
-        if run is not None:
-            _require_allowed(run, plan.allow)
-        # An audit works on the CPU, wherever a run was trained.
-        trainer = {**subject["trainer"], "accelerator": "cpu"}
-        own = check_options({**subject, "trainer": trainer})[1]
-        prices = load_prices(subject["data"])
+    for typed in overrides if settings.run is not None else ():
+        if typed.lstrip("+~").partition("=")[0].partition(".")[0] not in BESIDE_A_RUN:
+            raise ForecastError(
+                f"{typed} does not go with run={settings.run}, which has a configuration of its "
+                "own. Leave one of them out."
+            )
+    subject = open_subject(config, settings.run, outputs=settings.outputs, allow=plan.allow)
+    own = _checked(subject)
+    subject = subject.with_prices()
+    prices = subject.prices
     data = prices.sha256 if prices is not None else settings.run or ""
     name = run_name("audit", config, data=data, device="cpu", own=own)
     result = Run(Path(settings.outputs) / name)
@@ -117,51 +115,65 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
         result.clear()
         with result.attempt(config, overrides, "cpu"):
             lines = []
-            for line in _lines(subject, plan, run, prices, Path(settings.outputs)):
+            for line in _lines(subject, plan, Path(settings.outputs)):
                 print(line, flush=True)
                 lines.append(line)
             statuses = [line.status for line in lines]
             status = next(s for s in ("fail", "warn", "pass") if s in statuses)
-            told = {"status": status, "audited": run.name if run else None}
-            result.write("audit.json", {**told, "lines": [asdict(line) for line in lines]})
+            audited = subject.named.name if subject.named else None
+            told = {"status": status, "audited": audited, "lines": [asdict(x) for x in lines]}
+            result.write("audit.json", told)
     return result
 
 
-def _require_allowed(run: Run, allow: Sequence[str]) -> None:
-    """Refuse to execute what only a run's folder asks for."""
-    config = run.config
-    source, head = str(config["data"]["_target_"]), str(config["head"]["name"])
-    asked = [*config["features"]["own"], *([head] if "." in head else [])]
-    asked += [] if source.startswith("forecast.prices.") else [source]
-    for name in asked:
-        if name not in allow:
+def _checked(subject: Subject) -> str:
+    """Refuse wrong options of a configuration before anything is run; a hash of own code."""
+    from forecast.models.pipeline import check_options
+
+    own, config = "", subject.config
+    if subject.trained:
+        # An audit works on the CPU, wherever a run was trained.
+        trainer = {**config["trainer"], "accelerator": "cpu"}
+        own = check_options({**config, "trainer": trainer})[1]
+    if subject.rules and subject.positions:
+        raise ForecastError("head=position states weights already: leave strategy out.")
+    if subject.rules:
+        from forecast.portfolio.decisions import Limits, own_rules_sha256
+        from forecast.portfolio.simulation import EXECUTIONS
+
+        own += own_rules_sha256(instantiate(config["strategy"], "strategy", Limits).rules)
+        if config["execution"] not in (None, *EXECUTIONS):
             raise ForecastError(
-                f"{run.name} uses {name}, which an audit would execute. If you trust it: "
-                f"audit.allow=[{','.join(asked)}]."
+                f"execution={config['execution']} is unknown: choose {', '.join(EXECUTIONS)}, or "
+                "null for the next open where opens exist, else the next close."
             )
+    return own
 
 
-def _lines(
-    subject: Mapping[str, Any], plan: Plan, run: Run | None, prices: Prices | None, outputs: Path
-) -> Iterator[Line]:
+def _lines(subject: Subject, plan: Plan, outputs: Path) -> Iterator[Line]:
     """Every check in turn."""
     from forecast.evaluation import cautions
     from forecast.evaluation.overlap import check_facts, check_table, joined
 
-    apart = []
+    apart, run = [], subject.run
     if run is not None:
         apart = [check_facts(run.data.get("folds", []))]
-        apart.append(check_table(run.path / "forecasts.parquet"))
-    if prices is None:
-        assert run is not None
-        yield joined(apart)
-        yield from cautions.unseen()
-        yield cautions.check_looks(run.path.parent, run.data["sha256"], data="tables")
+        if not subject.positions:
+            apart.append(check_table(run.path / "forecasts.parquet"))
+    if subject.trained:
+        yield from _of_configuration(subject, plan, outputs, apart)
     else:
-        yield from _of_configuration(subject, plan, run, prices, outputs, apart)
-    if run is not None:
+        if apart:
+            yield joined(apart)
+        yield from cautions.unseen("weights" if run is None else "forecasts")
+        if subject.rules:
+            yield from _of_stored(subject, plan)
+        for table, looked in ((run, "tables"), (subject.portfolio, "prices")):
+            if table is not None:
+                yield cautions.check_looks(table.path.parent, table.data["sha256"], data=looked)
+    if run is not None and not subject.positions:
         part = run.parts[-1]
-        for model in _networks(run):
+        for model in subject.networks:
             columns = ["origin", "horizon", "actual", "mean", "q50"]
             line = cautions.check_last_price(run.forecasts(columns=columns, part=part, model=model))
             if line is not None:
@@ -169,12 +181,7 @@ def _lines(
 
 
 def _of_configuration(
-    subject: Mapping[str, Any],
-    plan: Plan,
-    run: Run | None,
-    prices: Prices,
-    outputs: Path,
-    apart: Sequence[Line],
+    subject: Subject, plan: Plan, outputs: Path, apart: Sequence[Line]
 ) -> Iterator[Line]:
     """Checks that need the prices, and code to run."""
     from forecast.dataset.folds import ranges
@@ -185,12 +192,14 @@ def _of_configuration(
     from forecast.evaluation.trial import reduced, session_dates
     from forecast.models.pipeline import folds_of, make_task, panel_of
 
-    folds = folds_of(subject, session_dates(prices))
-    embargo = int(subject.get("backtest", subject["split"])["embargo"])
+    run, prices = subject.run, subject.prices
+    assert prices is not None
+    folds = folds_of(subject.config, session_dates(prices))
+    embargo = int(subject.config.get("backtest", subject.config["split"])["embargo"])
     config = {
-        **subject,
-        "model": {**subject["model"], "cell": _networks(run)[0]} if run else subject["model"],
-        "split": {"validation": subject["split"]["validation"], "embargo": embargo},
+        **subject.config,
+        "model": {**subject.config["model"], "cell": subject.networks[0]},
+        "split": {"validation": subject.config["split"]["validation"], "embargo": embargo},
     }
     config.pop("backtest", None)  # what is trained below has one fold
     same = run is None or run.data["sha256"] == prices.sha256
@@ -212,26 +221,31 @@ def _of_configuration(
         sessions=plan.sessions,
         epochs=plan.epochs,
     )
-    yield from _of_a_copy(make, new=run is None)
-    yield from _simulated(config, plan)
+    yield from _of_a_copy(make, subject, plan)
+    if subject.rules and subject.portfolio is not None:
+        yield from _of_stored(subject, plan)
+    yield from _simulated(config, plan, positions=subject.positions)
     yield cautions.check_survivors(prices, panel)
     yield cautions.check_vintage(prices)
     yield cautions.check_ticks(prices, panel)
     yield cautions.check_looks(run.path.parent if run else outputs, prices.sha256)
 
 
-def _of_a_copy(make: Callable[[], Copy], *, new: bool) -> Iterator[Line]:
+def _of_a_copy(make: Callable[[], Copy], subject: Subject, plan: Plan) -> Iterator[Line]:
     """Checks that train a reduced copy, which may be too short where the whole is not."""
+    tried = subject.rules if subject.run is None else {}  # a run's are tried on its own forecasts
     left = ["features", "truncation", "perturbation", "statistics", "history"]
+    left += OF_A_RULE if tried else []
     try:
-        for line in _trained(make(), new):
+        copy = make()
+        for line in _trained(copy, subject, plan):
             yield line
-            left = left[1:]
+            left = [name for name in left if name != line.name]
     except ForecastError as error:
         yield _unchecked(left, error, "audit.sessions")
 
 
-def _trained(copy: Copy, new: bool) -> Iterator[Line]:
+def _trained(copy: Copy, subject: Subject, plan: Plan) -> Iterator[Line]:
     from forecast.evaluation import audit as checks
     from forecast.evaluation.cautions import check_last_price
 
@@ -241,13 +255,58 @@ def _trained(copy: Copy, new: bool) -> Iterator[Line]:
     yield checks.check_training(copy, trial)
     yield checks.check_statistics(copy)
     yield checks.check_history(copy, trial)
-    line = check_last_price(trial.forecasts("validation")) if new else None
-    if line is not None:  # a run's own forecasts are there to be compared
+    if subject.run is not None or subject.positions:
+        return  # a run's own forecasts are there to be compared
+    line = check_last_price(trial.forecasts("validation"))
+    if line is not None:
         yield line
+    if subject.rules:
+        forecasts = trial.forecasts("validation", "test")
+        yield from _of_rules(subject, plan, forecasts, copy.whole, f"on forecasts of {copy}")
 
 
-def _simulated(config: Mapping[str, Any], plan: Plan) -> Iterator[Line]:
+def _of_stored(subject: Subject, plan: Plan) -> Iterator[Line]:
+    """A portfolio's rules on the forecasts that it traded."""
+    from forecast.evaluation.audit import Line
+
+    run, portfolio, prices = subject.run, subject.portfolio, subject.prices
+    assert run is not None and portfolio is not None and prices is not None
+    if portfolio.data["sha256"] != prices.sha256:
+        sentence = (
+            f"not checked, nor {' and '.join(OF_A_RULE[1:])}: the prices are not those that "
+            f"{portfolio.name} traded (sha256 differs)."
+        )
+        yield Line(status="warn", name=OF_A_RULE[0], sentence=sentence)
+        return
+    model = (subject.config["strategy"]["models"] or subject.networks)[0]
+    part = run.parts[-1]
+    forecasts = run.forecasts(part=part, model=model)
+    where = f"on stored {part} forecasts of {model}"
+    yield from _of_rules(subject, plan, forecasts, prices, where)
+
+
+def _of_rules(
+    subject: Subject, plan: Plan, forecasts: pd.DataFrame, prices: Prices, where: str
+) -> Iterator[Line]:
+    from forecast.portfolio.audit import check_rules
+    from forecast.portfolio.case import Case
+    from forecast.portfolio.decisions import Limits
+
+    case = Case(
+        forecasts=forecasts,
+        prices=prices,
+        limits=instantiate(subject.config["strategy"], "strategy", Limits),
+        execution=subject.config["execution"],
+        origins=plan.origins,
+        where=where,
+        seed=subject.config.get("seed", 0),
+    )
+    yield from check_rules(case, subject.rules)
+
+
+def _simulated(config: Mapping[str, Any], plan: Plan, *, positions: bool) -> Iterator[Line]:
     """Checks on panels with nothing to find, and with something."""
+    from forecast.evaluation.audit import Line
     from forecast.evaluation.simulations import null_panels, planted_signal
 
     if plan.null_panels:
@@ -262,7 +321,13 @@ def _simulated(config: Mapping[str, Any], plan: Plan) -> Iterator[Line]:
             ).line
         except ForecastError as error:
             yield _unchecked(["null"], error, "audit.null_sessions")
-    if plan.planted_coefficient:
+    if plan.planted_coefficient and positions:
+        sentence = (
+            "not checked: the planted signal foretells the next session, positions are filled at "
+            "its close."
+        )
+        yield Line(status="warn", name="planted", sentence=sentence)
+    elif plan.planted_coefficient:
         try:
             yield planted_signal(
                 config,
@@ -297,11 +362,6 @@ def _data(run: Run, same: bool) -> Line:
         sentence=f"the prices are not those that {run.name} was made of (sha256 differs): what it "
         "has stored is not made again.",
     )
-
-
-def _networks(run: Run) -> list[str]:
-    """Models of a run that are somebody's own, not baselines."""
-    return list(run.metrics.get("networks") or [run.config["model"]["cell"]])
 
 
 def _main(cfg: DictConfig) -> None:

@@ -44,6 +44,7 @@ NOT_IN_ID = (
     "report",
     "threads",
     "trainer.accelerator",  # the resolved device is in the id instead
+    "weights",  # by its content
 )
 
 

@@ -218,12 +218,14 @@ class Run:
             self.path.rename(grave)
             shutil.rmtree(grave)
 
-    def record(self, part: str, first: str, last: str) -> None:
-        """Append one look at a part to the ledger."""
+    def record(
+        self, part: str, first: str, last: str, *, trials: Mapping[str, str] | None = None
+    ) -> None:
+        """Append one look at a part to the ledger, or a line per trial: name and configuration."""
         import filelock
 
         path = self.path.parent / "ledger.csv"
-        configuration = canonical_id(without(self.config, ["seed"]))
+        looks = trials or {self.name: canonical_id(without(self.config, ["seed"]))}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with filelock.FileLock(self.path.parent / ".locks" / "ledger.lock"):
             new = not path.exists()
@@ -231,9 +233,10 @@ class Run:
                 line = csv.writer(file)
                 if new:
                     line.writerow(LEDGER)
-                line.writerow(
-                    [now, self.name, configuration, self.data["sha256"], first, last, part]
-                )
+                for name, configuration in looks.items():
+                    line.writerow(
+                        [now, name, configuration, self.data["sha256"], first, last, part]
+                    )
                 file.flush()
                 os.fsync(file.fileno())
 

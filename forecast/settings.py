@@ -14,7 +14,7 @@ SECTIONS = (
     "data", "features", "model", "head", "trainer", "logger",
     "horizons", "target", "window", "split", "optimizer", "loss",
 )  # fmt: skip
-BACKTEST_SECTIONS = (*SECTIONS, "backtest", "significance", "report")
+BACKTEST_SECTIONS = (*SECTIONS, "backtest", "significance", "strategy", "costs", "report")
 RECALIBRATIONS = ("none", "conformal")
 EXECUTORS = ("processes", "ray")
 
@@ -66,6 +66,8 @@ class Backtest(Settings):
     """The top-level keys of a backtest; their meaning stands in conf/."""
 
     forecasts: str | Sequence[str] | None
+    weights: str | None
+    execution: str | None
     recalibrate: str
 
     def __post_init__(self) -> None:
@@ -77,6 +79,11 @@ class Backtest(Settings):
         if self.forecasts is not None and not self.forecasts:
             raise ForecastError(
                 "forecasts names no table: give a path or a list of them, or null to walk forward."
+            )
+        if self.forecasts is not None and self.weights is not None:
+            raise ForecastError(
+                f"weights={self.weights} and forecasts={self.forecasts}: weights are traded as "
+                "they are. Leave one of them out."
             )
 
 

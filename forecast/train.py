@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 
     from forecast.dataset.datamodule import PriceDataModule
     from forecast.models.ensemble import Ensemble
+    from forecast.portfolio.quotes import Quotes
     from forecast.prices.frame import Prices
     from forecast.prices.simulated import Truth
+
+    # Leaves the tables and metrics of parts that are missing.
+    Evaluate = Callable[[Run, PriceDataModule, Ensemble, Sequence[str]], None]
 
 
 def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ()) -> Run:
@@ -43,7 +48,7 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
         Anything about options, data or device that the user can mend.
     """
     from forecast.dataset.folds import make_fold
-    from forecast.evaluation.scores import table
+    from forecast.models.choice import states_positions
     from forecast.models.fit import torch_threads
     from forecast.models.pipeline import check_options
     from forecast.prices import load_prices
@@ -67,10 +72,10 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
         if missing:
             with run.attempt(config, overrides, device):
                 datamodule = _prepare(run, config, prices)
-                truth = prices.truth
-                del prices  # the panel holds what is needed from here on
-                _work(run, config, settings, datamodule, truth, device, missing)
-            run.say(table(run.metrics))
+                evaluate = _trader(prices) if states_positions(config) else _scorer(prices)
+                del prices  # the panel holds what else is needed from here on
+                _work(run, config, settings, datamodule, evaluate, device, missing)
+            run.say(_table(run.metrics))
         else:
             print(f"{run.path} is finished ({', '.join(run.parts)}); force=true starts afresh")
         # A kill after the metrics may have come before these two.
@@ -100,11 +105,11 @@ def _work(
     config: dict[str, Any],
     settings: Settings,
     datamodule: PriceDataModule,
-    truth: Truth | None,
+    evaluate: Evaluate,
     device: str,
     missing: Sequence[str],
 ) -> None:
-    """Train, forecast and score; what is there already is kept."""
+    """Train and evaluate; what is there already is kept."""
     from forecast.models.ensemble import load_ensemble
     from forecast.models.pipeline import fit_ensemble
 
@@ -119,14 +124,55 @@ def _work(
         device=device.split()[0],
         allow=run.allow,
     )
-    _evaluate(run, datamodule, ensemble, truth, missing)
+    evaluate(run, datamodule, ensemble, missing)
 
 
-def _evaluate(
+def _scorer(prices: Prices) -> Evaluate:
+    """Forecast and score."""
+    return partial(_score, prices.truth)
+
+
+def _trader(prices: Prices) -> Evaluate:
+    """State weights and trade them."""
+    from forecast.portfolio.quotes import quotes_of
+
+    return partial(_trade, quotes_of(prices))
+
+
+def _trade(
+    quotes: Quotes,
     run: Run,
     datamodule: PriceDataModule,
     ensemble: Ensemble,
+    missing: Sequence[str],
+) -> None:
+    """State the weights of all parts, trade them and publish: tables, ledger, then metrics."""
+    from forecast.models.weights import stated_weights
+    from forecast.portfolio.positions import trade_positions
+
+    parts = [part for part in PARTS if part in (*run.parts, *missing)]
+    ensembles = {run.config["model"]["cell"]: ensemble}
+    weights, dropped = stated_weights(datamodule, parts=parts, ensembles=ensembles)
+    cost = run.config["head"]["cost"]
+    metrics = trade_positions(run, quotes, weights, cost=cost, parts=parts)
+    for part in missing:
+        run.record(part, *run.data["fold"][part])
+    run.write("metrics.json", {"parts": parts, **metrics, "dropped": dropped})
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    """The metrics as text for the terminal."""
+    from forecast.evaluation import scores
+    from forecast.portfolio import published
+
+    return scores.table(metrics) if "scores" in metrics else published.table(metrics)
+
+
+def _score(
     truth: Truth | None,
+    run: Run,
+    datamodule: PriceDataModule,
+    ensemble: Ensemble,
     missing: Sequence[str],
 ) -> None:
     """Forecast the missing parts, score them and publish: forecasts, ledger, then metrics."""

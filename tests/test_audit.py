@@ -19,6 +19,7 @@ from forecast.config import ForecastError
 from forecast.forecasts import ForecastWriter
 from forecast.run import Run, prune_runs
 from forecast.train import train
+from forecast.weights import read_weights, write_weights
 
 TINY = [
     "data=simulated", "data.process=garch", "data.n_symbols=6", "data.n_sessions=500",
@@ -37,6 +38,7 @@ CHECKS = [
     "vintage", "ticks", "test range",
 ]  # fmt: skip
 OF_A_RUN = ["data", "folds", "stored statistics", "stored", *CHECKS[1:]]
+OF_A_RULE = ["fill", "strategy", "placebo"]
 OF_A_TABLE = ["folds", "source", "survivors", "vintage", "test range"]
 
 
@@ -62,6 +64,19 @@ def own_parts(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "tomorrow = lambda p: p.close.shift(-1) / p.close\n"
         "quoted = lambda p: p.raw_close\n"
         "class Head(GaussianHead):\n    pass\n"
+        "import numpy as np\n"
+        "from forecast.prices import load_prices\n"
+        "def rule(forecasts, past_returns):\n"
+        "    return np.nan_to_num(np.sign(forecasts.mean_S)) / len(forecasts.mean_S)\n"
+        "from functools import cache\n"
+        "@cache\n"
+        "def later():\n"
+        "    frame = load_prices('simulated', process='garch', n_symbols=6, n_sessions=500).frame\n"
+        "    close = frame.pivot(index='date', columns='symbol', values='close')\n"
+        "    return close.pct_change().shift(-1)\n"
+        "def peeking(forecasts, past_returns):\n"
+        "    known = later()[list(forecasts.symbols)].loc[str(forecasts.origin)]\n"
+        "    return np.nan_to_num(known.to_numpy())\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
@@ -219,7 +234,129 @@ def test_given_tables_are_not_said_to_be_free_of_the_future(outputs: Path, walk:
     assert "these tables opened 1 time" in told["lines"][4]["sentence"]
 
 
-@pytest.mark.parametrize("typed", ["model=gru", "experiment=quick", "horizons=[1]", "seed=3"])
+# ----------------------------------------------------------------------- what is traded
+
+OWN = "+strategy.rules.mine.rule=own_parts"
+POSITIONS = [t for t in TINY if not t.startswith("horizons")] + ["head=position"]
+
+
+def of(result: Run, name: str) -> dict[str, Any]:
+    """The line of a check, the worst if there are several."""
+    order = ["fail", "warn", "pass"]
+    found = [line for line in result.json("audit.json")["lines"] if line["name"] == name]
+    return min(found, key=lambda line: order.index(line["status"]))
+
+
+def test_rules_are_tried_on_the_copy_s_forecasts(outputs: Path) -> None:
+    result = audited(outputs, *TINY, "target.delay=1", "strategy=sign", f"{OWN}.rule")
+    assert names(result) == [*CHECKS[:6], *OF_A_RULE, *CHECKS[6:]]
+    for name in OF_A_RULE:
+        assert of(result, name)["status"] == "pass"
+    assert of(result, "strategy")["sentence"].startswith("sign, mine, on forecasts of lstm, ")
+
+
+def test_a_rule_that_loads_the_prices_itself_fails(outputs: Path) -> None:
+    result = audited(outputs, *TINY, "horizons=[1]", f"{OWN}.peeking")
+    assert result.json("audit.json")["status"] == "fail"
+    assert of(result, "strategy")["status"] == "pass", "cutting off its inputs is not enough"
+    assert "mine, on forecasts of lstm" in of(result, "placebo")["sentence"]
+    assert of(result, "placebo")["status"] == "fail"
+    line = of(result, "fill")
+    assert line["status"] == "fail" and "target.delay=1" in line["sentence"]
+
+
+@pytest.fixture(scope="module")
+def traded(outputs: Path, walk: Run) -> Run:
+    """A portfolio of the walk-forward's forecasts, by a rule of its user's own."""
+    typed = [*WALK, "strategy.horizon=5", f"{OWN}.rule", f"outputs={outputs}"]
+    return backtest(compose("backtest", typed))
+
+
+def test_a_portfolio_is_audited_with_what_it_traded(
+    outputs: Path, walk: Run, traded: Run, tmp_path: Path
+) -> None:
+    assert traded.data["source_run"] == walk.name
+    with pytest.raises(
+        ForecastError, match=r"uses own_parts\.rule.*audit\.allow=\[own_parts\.rule"
+    ):
+        audited(outputs, f"run={traded.name}")
+    result = audited(outputs, f"run={traded.name}", "audit.allow=[own_parts.rule]")
+    assert result.json("audit.json")["audited"] == traded.name
+    assert names(result) == [*OF_A_RUN[:9], *OF_A_RULE, *CHECKS[6:], "last price", "last price"]
+    assert "mine, on stored test forecasts of rnn: " in of(result, "strategy")["sentence"]
+    assert "strategies traded on it" in of(result, "test range")["sentence"]
+    alone = shutil.copytree(traded.path, tmp_path / traded.name)
+    with pytest.raises(ForecastError, match=f"run '{walk.name}' is not in"):
+        audited(outputs, f"run={alone}", "audit.allow=[own_parts.rule]")
+
+
+def test_rules_on_other_prices_are_said_to_be_unchecked(
+    outputs: Path, traded: Run, walk: Run, tmp_path: Path
+) -> None:
+    for run in (traded, walk):
+        copy = Run(shutil.copytree(run.path, tmp_path / run.name))
+        config = {**run.config, "data": {**run.config["data"], "seed": 5}}
+        copy.write("config.yaml", config)
+    path = tmp_path / traded.name
+    result = audited(outputs, f"run={path}", "audit.allow=[own_parts.rule]")
+    line = of(result, "fill")
+    assert line["status"] == "warn" and "nor strategy and placebo" in line["sentence"]
+    assert "strategy" not in names(result) and "stored" not in names(result)
+
+
+def test_given_forecasts_and_weights_are_not_said_to_be_free_of_the_future(
+    outputs: Path, walk: Run, traded: Run, tmp_path: Path
+) -> None:
+    table = walk.path / "forecasts.parquet"
+    rules = ["strategy=sign", "strategy.horizon=5"]
+    typed = [f"forecasts={table}", *WALK, *rules, f"outputs={outputs}"]
+    run = backtest(compose("backtest", typed))
+    found = names(audited(outputs, f"run={run.name}"))
+    assert found[:8] == [*OF_A_TABLE[:4], *OF_A_RULE, "test range"]
+    path, weights = tmp_path / "weights.parquet", read_weights(traded.path / "weights.parquet")
+    write_weights(path, weights[weights["model"] == "gru"])
+    typed = [f"weights={path}", *WALK, f"outputs={outputs}"]
+    result = audited(outputs, f"run={backtest(compose('backtest', typed)).name}")
+    assert names(result) == OF_A_TABLE[1:]
+    assert "whether these weights know the future" in of(result, "source")["sentence"]
+
+
+def test_positions_are_audited_as_forecasts_are(outputs: Path) -> None:
+    simulations = ["audit.null_panels=1", "audit.null_sessions=450", "audit.null_epochs=1",
+        "audit.planted_coefficient=0.2"]  # fmt: skip
+    result = audited(outputs, *POSITIONS, *simulations)
+    assert names(result) == [*CHECKS[:6], "null", "planted", *CHECKS[6:]]
+    assert not [line for line in result.json("audit.json")["lines"] if line["status"] == "fail"]
+    assert "the weights that all prices give" in of(result, "truncation")["sentence"]
+    assert "positions earned" in of(result, "null")["sentence"]
+    planted = of(result, "planted")
+    assert planted["status"] == "warn" and "not checked" in planted["sentence"]
+    leaking = audited(outputs, *POSITIONS, "features.own=[own_parts.tomorrow]")
+    assert of(leaking, "truncation")["status"] == "fail"
+    with pytest.raises(ForecastError, match="head=position states weights already"):
+        audited(outputs, *POSITIONS, "strategy=sign")
+
+
+def test_stored_positions_are_made_again(outputs: Path, tmp_path: Path) -> None:
+    once = [t for t in WALK if not t.startswith(("horizons", "head", "backtest.models"))]
+    typed = [*once, "head=position", "backtest.refit=never", f"outputs={outputs}"]
+    portfolio = backtest(compose("backtest", typed))
+    source = load_run(portfolio.data["source_run"], outputs)
+    result = audited(outputs, f"run={portfolio.name}")
+    assert names(result) == OF_A_RUN
+    assert "stored test weights of lstm" in of(result, "stored")["sentence"]
+    assert of(result, "stored")["status"] == "pass"
+    for run in (portfolio, source):
+        shutil.copytree(run.path, tmp_path / run.name)
+    table = read_weights(source.path / "weights.parquet")
+    write_weights(
+        tmp_path / source.name / "weights.parquet", table.assign(weight=table["weight"] * 1.01)
+    )
+    wrong = audited(outputs, f"run={tmp_path / portfolio.name}")
+    assert of(wrong, "stored")["status"] == "fail"
+
+
+@pytest.mark.parametrize("typed", ["model=gru", "experiment=quick", "strategy=sign", "seed=3"])
 def test_a_run_brings_its_own_configuration(outputs: Path, run: Run, typed: str) -> None:
     with pytest.raises(ForecastError, match=f"does not go with run={run.name}") as caught:
         audited(outputs, f"run={run.name}", typed)
@@ -231,11 +368,15 @@ def test_a_run_brings_its_own_configuration(outputs: Path, run: Run, typed: str)
     ("audit.null_panels=-1", "audit.null_panels=-1 must be 0 or more"),
     ("audit.planted_coefficient=1", "planted_coefficient=1 from 0 to 1"),
     ("audit.allow=x", r'audit\.allow="x" is not a list of texts'),
+    ("audit.origins=0", "audit.origins=0 must be 1 or more"),
+    ("strategy=sign execution=never", "execution=never is unknown: choose next_open"),
+    ("strategy=sign strategy.rules.sign.rule=sing", r"rule=sing is unknown: did you mean sign\?"),
+    ("+strategy.rules.mine.rule=own_parts.none", r"rule=own_parts\.none cannot be used"),
     ("run=lstm-nothing", "run 'lstm-nothing' is not in"),
 ])  # fmt: skip
 def test_wrong_options_are_refused_by_name(outputs: Path, typed: str, told: str) -> None:
     with pytest.raises(ForecastError, match=told) as caught:
-        audited(outputs, typed)
+        audited(outputs, *typed.split())
     assert "\n" not in str(caught.value)
 
 

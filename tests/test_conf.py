@@ -20,13 +20,15 @@ from forecast.config import NOT_IN_ID, ForecastError, canonical_id, config_dir, 
 
 SNAPSHOT = Path(__file__).parent / "snapshot" / "keys.txt"
 GROUPS = ("data", "features", "model", "head", "trainer", "logger")
-SHARED = "forecaster"  # no command of its own: what all of them begin with
-COMMANDS = sorted(file.stem for file in config_dir().glob("*.yaml") if file.stem != SHARED)
+TRADING = ("strategy", "costs")  # groups of commands that trade
+SHARED = ("forecaster", "trading")  # no commands of their own: what several begin with
+COMMANDS = sorted(f.stem for f in config_dir().glob("*.yaml") if f.stem not in SHARED)
 CHOICES = {
     group: sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
-    for group in (*GROUPS, "experiment")
+    for group in (*GROUPS, *TRADING, "experiment")
 }
 EVERY = [(group, choice) for group, choices in CHOICES.items() for choice in choices]
+TRAINED = [(g, c) for g, c in EVERY if g not in TRADING and not c.startswith("headline")]
 # What a choice of data needs beside it.
 WITH = {("features", "ohlcv"): ["data=index"]}
 
@@ -44,6 +46,12 @@ def config_of(group: str, choice: str, command: str = "train") -> dict[str, Any]
     return plain(compose(command, [f"{group}={choice}", *WITH.get((group, choice), [])]))
 
 
+def groups_of(command: str) -> tuple[str, ...]:
+    """Groups that a command has a choice of."""
+    config = plain(compose(command))
+    return tuple(group for group in (*GROUPS, *TRADING) if group in config)
+
+
 def changed(config: dict[str, Any], key: str) -> dict[str, Any]:
     """The configuration with another value at a key."""
     name, _, rest = key.partition(".")
@@ -55,12 +63,12 @@ def snapshot() -> str:
     found: dict[str, set[str]] = {}
     inside: dict[str, bool] = {}
     for command in COMMANDS:
-        for group in GROUPS:
+        for group in groups_of(command):
             for choice in CHOICES[group]:
                 config = config_of(group, choice, command)
                 for key, _ in leaves(config):
                     owner = key.partition(".")[0]
-                    if owner == group or owner not in GROUPS:
+                    if owner == group or owner not in groups_of(command):
                         if key not in inside:
                             other = canonical_id(changed(config, key))
                             inside[key] = other != canonical_id(config)
@@ -105,7 +113,7 @@ def test_every_source_lets_its_user_choose_symbols_dates_covariates_and_market()
         assert common <= set(config_of("data", choice)["data"])
 
 
-@pytest.mark.parametrize(("group", "choice"), EVERY)
+@pytest.mark.parametrize(("group", "choice"), TRAINED)
 def test_every_choice_composes_and_instantiates_or_says_what_is_missing(
     group: str, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +207,7 @@ def test_every_number_has_its_unit_or_meaning_in_a_comment(file: Path) -> None:
 
 @pytest.mark.parametrize(("group", "choice"), [e for e in EVERY if e[0] != "experiment"])
 def test_comments_name_the_choices_there_are(group: str, choice: str) -> None:
-    text = (config_dir() / f"{SHARED}.yaml").read_text(encoding="utf-8")
+    text = "".join((config_dir() / f"{n}.yaml").read_text("utf-8") for n in (*SHARED, "backtest"))
     line = re.search(rf"^  - {group}: .*", text, re.MULTILINE)
     assert line is not None
     assert choice in re.findall(r"\w+", line.group().partition("#")[2])

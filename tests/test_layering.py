@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "forecast"
 ROOMS = ("prices", "dataset", "models", "evaluation", "portfolio", "report")
-SHARED = ("config", "environment", "schema", "forecasts", "run", "settings")
+SHARED = ("config", "environment", "schema", "forecasts", "weights", "run", "settings")
 # library: the only room that may know it
 OWNERS = {"yfinance": "prices", "plotly": "report"}
 # The one import against the flow: Run.model() rebuilds networks when it is asked to.

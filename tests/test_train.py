@@ -30,6 +30,7 @@ from forecast.models.pipeline import make_datamodule, write_forecasts
 from forecast.prices import load_prices
 from forecast.run import Run
 from forecast.train import train
+from forecast.weights import read_weights
 
 TINY = [
     "data=simulated", "data.n_symbols=6", "data.n_sessions=500", "horizons=[1,5]",
@@ -442,6 +443,69 @@ def test_a_missing_section_is_named(section: str, tmp_path: Path) -> None:
     del config[section]
     with pytest.raises(ForecastError, match=f"the section {section} is missing"):
         train(config)
+
+
+# ------------------------------------------------------------------------------ positions
+
+POSITION = ["head=position", "horizons=[1]", "window.batch=60", "ensemble=1"]
+TRADED = ("weights.parquet", "returns.parquet", "positions.parquet", "trades.parquet")
+
+
+@pytest.fixture(scope="module")
+def positions(outputs: Path) -> Run:
+    """A run whose head states positions: both parts at once, on one thread."""
+    return trained(outputs, *POSITION, "threads=1")
+
+
+def test_a_run_of_positions_holds_weights_and_what_they_earned(
+    positions: Run, outputs: Path
+) -> None:
+    forecasts = {"forecasts.parquet", *(name for name in FILES if "member-1" in name)}
+    assert set(files(positions.path)) == (FILES - forecasts) | set(TRADED)
+    metrics = positions.metrics
+    assert positions.parts == ("validation", "test") and "scores" not in metrics
+    own = {part: metrics["performance"][part]["lstm"]["position"] for part in positions.parts}
+    assert metrics["objective"] == -own["validation"]["sharpe"]
+    assert metrics["execution"] == "next_close" and not metrics["optimistic"]
+    assert set(metrics["performance"]["test"]["none"]) == set(metrics["benchmark_strategies"])
+    returns = pd.read_parquet(positions.path / "returns.parquet")
+    mine = returns[(returns["part"] == "test") & (returns["strategy"] == "position")]
+    assert np.prod(1 + mine["simple_return"]) - 1 == pytest.approx(own["test"]["total_return"])
+    weights = read_weights(positions.path / "weights.parquet")
+    stated = weights[weights["strategy"] == "position"]
+    assert set(stated["model"]) == {"lstm"} and set(stated["part"]) == set(positions.parts)
+    looks = [line for line in ledger(outputs) if line["run"] == positions.name]
+    assert [line["part"] for line in looks] == ["validation", "test"]
+    assert "position" in (positions.path / "train.log").read_text()
+    assert "</html>" in (positions.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_part_added_to_positions_later_gives_the_same_bytes_at_any_number_of_threads(
+    positions: Run, tmp_path: Path
+) -> None:
+    trained(tmp_path, *POSITION, "threads=2", "evaluate=[test]")
+    later = trained(tmp_path, *POSITION, "threads=2")
+    assert later.name == positions.name
+    assert content_of(later) == content_of(positions)
+
+
+def test_a_finished_run_of_positions_is_returned_at_once_and_its_networks_load(
+    positions: Run, outputs: Path, no_training: None
+) -> None:
+    assert content_of(trained(outputs, *POSITION)) == content_of(positions)
+    ensemble = load_run(positions.path).model()
+    with pytest.raises(ForecastError, match="states weights, no forecasts"):
+        ensemble.distribution(None, None, None)  # type: ignore[arg-type]
+
+
+def content_of(run: Run) -> list[bytes]:
+    return [(run.path / name).read_bytes() for name in ("metrics.json", *TRADED)]
+
+
+def test_the_loss_of_positions_is_what_trading_them_earns(positions: Run) -> None:
+    """Up to what weights drift between closes, which the loss leaves out."""
+    best = positions.history()["validation_loss"].min()
+    assert positions.metrics["objective"] == pytest.approx(best, abs=0.25)
 
 
 # ---------------------------------------------------------------------- killed, and resumed

@@ -12,7 +12,10 @@ import torch
 from forecast.config import ForecastError
 from forecast.dataset.folds import Fold, Range, ranges
 from forecast.dataset.panel import Panel
+from forecast.dataset.segments import Segments, full_weights
 from forecast.dataset.windows import CarriedPass, PanelTensors, TrainingBatches, Windows
+
+LEAST_DATES = 20  # of a batch whose loss is a Sharpe ratio
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,9 @@ class Task:
         Sessions of a window, and of those the first that carry no loss.
     batch : int
         Windows per step.
+    dated : bool
+        Whether batches hold whole dates, as many as make up `batch` windows: for a loss that is
+        one of a portfolio.
     """
 
     horizons: tuple[int, ...] = (1, 5, 20)
@@ -37,6 +43,7 @@ class Task:
     length: int = 250
     warmup: int = 40
     batch: int = 32
+    dated: bool = False
 
     def __post_init__(self) -> None:
         h = tuple(self.horizons)
@@ -105,16 +112,43 @@ class PriceDataModule(pl.LightningDataModule):
         self.ranges = ranges(panel, fold, reach=task.reach, warmup=task.warmup)
         self.require("train")
         self.require("validation")
-        self.windows = Windows(self.ranges["train"], panel.offsets, task.length, task.warmup)
+        self.windows = self._windows()
         self.mean_F, self.std_F = standardisation(panel, self.ranges["train"])
         self.member = 0
         self._tensors: PanelTensors | None = None
 
+    def _windows(self) -> Windows:
+        """Training windows, cut symbol by symbol or at the same dates."""
+        panel, task, train = self.panel, self.task, self.ranges["train"]
+        if not task.dated:
+            return Windows(train, panel.offsets, task.length, task.warmup)
+        segments = Segments(train, panel.offsets, task.length, task.warmup, panel.day)
+        dates, symbols = segments.dates(task.batch), int(np.sum(train.high > train.low))
+        if dates < LEAST_DATES:
+            raise ForecastError(
+                f"window.batch={task.batch} holds {dates} dates of {symbols} symbols, too few for "
+                f"a Sharpe ratio. Use window.batch={-(-LEAST_DATES // segments.stride) * symbols} "
+                "or more, or a smaller window.warmup."
+            )
+        return segments
+
+    @property
+    def periods(self) -> float:
+        """Sessions a year, counted on the union calendar up to the end of the training range."""
+        dates = self.panel.dates[self.panel.dates < self.fold.train_end]
+        years = (dates[-1] - dates[0]).astype("timedelta64[D]").astype(float) / 365.25
+        return float((len(dates) - 1) / years)
+
     def tensors(self, device: torch.device | str) -> PanelTensors:
         """The panel on a device, moved there once."""
         if self._tensors is None or torch.device(self._tensors.device) != torch.device(device):
+            task = self.task
             self._tensors = PanelTensors(
-                self.panel, horizons=self.task.horizons, delay=self.task.delay, device=device
+                self.panel,
+                horizons=task.horizons,
+                delay=task.delay,
+                device=device,
+                full_N=full_weights(self.panel, task.warmup) if task.dated else None,
             )
         return self._tensors
 
@@ -134,8 +168,7 @@ class PriceDataModule(pl.LightningDataModule):
     @property
     def steps(self) -> int:
         """Batches of an epoch, the same in every epoch."""
-        # With one window a batch, a phase of few windows would leave batches empty.
-        return min(-(-self.windows.most // self.task.batch), self.windows.fewest)
+        return self.windows.steps(self.task.batch)
 
     def train_dataloader(self) -> TrainingBatches:
         trainer = self.trainer

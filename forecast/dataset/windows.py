@@ -21,6 +21,9 @@ from forecast.dataset.panel import Panel
 BLOCK_SYMBOLS = 32
 BLOCK_SESSIONS = 500
 
+# First row, one past the last row, and symbol of some windows' tiles; (W,) each.
+Cut = tuple[np.ndarray, np.ndarray, np.ndarray]
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,6 +36,7 @@ class Batch:
     mask_BLH : whether a target counts: in the range, known, no long gap, scale defined
     scale_BL : percent per session
     day_BL : index into the union calendar
+    full_BL : what a full position weighs (see `segments.full_weights`); None where no head asks
     """
 
     x_BLF: Tensor
@@ -40,6 +44,7 @@ class Batch:
     mask_BLH: Tensor
     scale_BL: Tensor
     day_BL: Tensor
+    full_BL: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,18 @@ class PanelTensors:
         Sessions ahead.
     delay : int
         Sessions between origin and the start of the target.
+    full_N : array of float32, optional
+        What a full position weighs in each row, for a head that states positions.
     """
 
     def __init__(
-        self, panel: Panel, *, horizons: tuple[int, ...], delay: int, device: torch.device | str
+        self,
+        panel: Panel,
+        *,
+        horizons: tuple[int, ...],
+        delay: int,
+        device: torch.device | str,
+        full_N: np.ndarray | None = None,
     ) -> None:
         def on_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -85,6 +98,7 @@ class PanelTensors:
         self.scale_N = on_device(panel.scale)
         self.gaps_N = on_device(panel.gaps)
         self.day_N = on_device(panel.day)
+        self.full_N = None if full_N is None else on_device(full_N)
         self.horizons_H = torch.tensor(horizons, device=device)
         self.root_H = torch.sqrt(self.horizons_H.float())
         self.delay = delay
@@ -128,6 +142,7 @@ class PanelTensors:
             mask_BLH=mask_BLH,
             scale_BL=scale_BL,
             day_BL=self.day_N[rows_BL],
+            full_BL=None if self.full_N is None else self.full_N[rows_BL],
         )
 
 
@@ -162,8 +177,19 @@ class Windows:
         symbols = int(np.sum(self.range.high > self.range.low))
         return self.fewest + (symbols if self.stride > 1 else 0)
 
-    def tiles(self, phase: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tiles at a phase in 0 … stride − 1: first row, one past the last row, symbol; (W,)."""
+    def steps(self, batch: int) -> int:
+        """Batches of an epoch at so many windows a batch, the same in every epoch."""
+        # With one window a batch, a phase of few windows would leave batches empty.
+        return min(-(-self.most // batch), self.fewest)
+
+    def deal(self, random: np.random.Generator, steps: int) -> Iterator[Cut]:
+        """The tiles of an epoch at a random phase, in random order, split into batches."""
+        low_W, high_W, symbol_W = self.tiles(int(random.integers(self.stride)))
+        for chosen in np.array_split(random.permutation(len(low_W)), steps):
+            yield low_W[chosen], high_W[chosen], symbol_W[chosen]
+
+    def tiles(self, phase: int) -> Cut:
+        """Tiles at a phase in 0 … stride − 1."""
         rows_S = np.maximum(self.range.high - self.range.low, 0)
         count_S = np.where(rows_S > 0, np.maximum(-(-(rows_S - phase) // self.stride), 0), 0)
         count_S += (rows_S > 0) & (phase > 0)
@@ -218,9 +244,8 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.steps_done() // self.steps
         random = np.random.default_rng((self.seed, self.member, epoch))
-        low_W, high_W, symbol_W = self.windows.tiles(int(random.integers(self.windows.stride)))
-        for chosen in np.array_split(random.permutation(len(low_W)), self.steps):
-            yield self.windows.gather(self.tensors, low_W[chosen], high_W[chosen], symbol_W[chosen])
+        for low_B, high_B, symbol_B in self.windows.deal(random, self.steps):
+            yield self.windows.gather(self.tensors, low_B, high_B, symbol_B)
 
 
 class CarriedPass:

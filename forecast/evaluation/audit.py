@@ -22,8 +22,10 @@ from forecast.evaluation.causality import (
     truncate,
 )
 from forecast.evaluation.trial import Copy, Trial, forecast_rows, session_dates
+from forecast.forecasts import KEY
 from forecast.models.pipeline import make_datamodule, panel_of
 from forecast.prices.frame import Prices
+from forecast.weights import WEIGHTS_KEY
 
 CUTS = 5  # dates at which the prices are cut off for the features
 LAST_ORIGINS = 20  # whose forecasts a shorter history is compared on
@@ -81,29 +83,31 @@ def check_features(copy: Copy) -> Line:
 
 
 def check_forecasts(copy: Copy, trial: Trial) -> Line:
-    """Forecasts of networks trained on prices that end early."""
+    """Forecasts, or positions, of networks trained on prices that end early."""
     after = copy.dates[copy.dates >= copy.fold.test]
     eve = copy.dates[copy.dates < copy.fold.test][-1]
     days = [eve, *after[[len(after) // 2]]] if len(after) > 1 else [eve]
 
     def pipeline(prices: Prices) -> pd.DataFrame:
         fitted = trial if prices is copy.prices else copy.fit(prices)
-        return fitted.forecasts("validation", "test")
+        stated = fitted.weights if trial.positions else fitted.forecasts
+        return stated("validation", "test")
 
+    what, key = ("weights", WEIGHTS_KEY) if trial.positions else ("forecasts", KEY)
     for day in days:
-        found = check_truncation(pipeline, copy.prices, last=day)
+        found = check_truncation(pipeline, copy.prices, last=day, key=key)
         if found is not None:
             return Line(
                 status="fail",
                 name="truncation",
-                sentence=f"forecasts up to {day} are others without the prices after it: {found}.",
+                sentence=f"{what} up to {day} are others without the prices after it: {found}.",
                 values={"differing": found.count},
             )
     return Line(
         status="pass",
         name="truncation",
-        sentence=f"a reduced copy ({copy}) trained and forecast on prices ending {_and(days)} "
-        "gives, to the last bit, what all prices give up to there.",
+        sentence=f"a reduced copy ({copy}) trained on prices ending {_and(days)} gives, to the "
+        f"last bit, the {what} that all prices give up to there.",
     )
 
 
@@ -141,7 +145,7 @@ def check_statistics(copy: Copy) -> Line:
 
 
 def check_history(copy: Copy, trial: Trial) -> Line:
-    """How far the forecasts move when only the last 1000 sessions are known."""
+    """How far forecasts, or positions, move when only the last 1000 sessions are known."""
     market = panel_of(copy.config, copy.whole).market
     dates = session_dates(copy.whole)
     first = dates[-min(LAST_ORIGINS, len(dates))]
@@ -163,6 +167,9 @@ def check_history(copy: Copy, trial: Trial) -> Line:
         tables.append(forecast_rows(trial.ensemble, panel, rows, part="test"))
     long, brief = (t.set_index(["symbol", "origin", "horizon"]).sort_index() for t in tables)
     spread = _spread(long)
+    what, unit = "forecasts", "their standard deviation"
+    if trial.positions:
+        what, unit = "positions", "a full one"
     share = max(
         float(((long[name] - brief[name]).abs() / spread).mean())
         for name in ("mean", "std", "q05", "q50", "q95")
@@ -172,9 +179,9 @@ def check_history(copy: Copy, trial: Trial) -> Line:
     return Line(
         status="pass" if good else "warn",
         name="history",
-        sentence=f"with the last {SHORT} sessions instead of {len(dates):,} the copy's forecasts "
-        f"move by {share:.2%} of their standard deviation"
-        + ("." if good else ": state which history a forecast needs, and give it that."),
+        sentence=f"with the last {SHORT} sessions instead of {len(dates):,} the copy's {what} "
+        f"move by {share:.2%} of {unit}"
+        + ("." if good else f": state which history {what} need, and give them that."),
         values={"share_of_std": share},
     )
 

@@ -106,37 +106,45 @@ def _tick(price: np.ndarray) -> float | None:
 
 
 def check_looks(outputs: Path, sha256: str, *, data: str = "prices") -> Line:
-    """How often the test range of these prices, or tables, was opened, by the ledger."""
+    """How often the test range of these prices, or tables, was opened, by the ledger.
+
+    A line whose run has a "/" is a strategy that was traded on the range.
+    """
     path = outputs / "ledger.csv"
     if not path.exists():
         sentence = f"there is no ledger in {outputs}: who has looked cannot be seen."
         return Line(status="warn", name="test range", sentence=sentence)
     with open(path, newline="") as file:
-        looks = [
-            line["configuration"]
+        lines = [
+            (line["configuration"], "/" in line["run"])
             for line in csv.DictReader(file)
             if line["part"] == "test" and line["data"] == sha256
         ]
+    looks = [configuration for configuration, traded in lines if not traded]
     configurations = len(set(looks))
-    values = {"looks": len(looks), "configurations": configurations}
+    strategies = len({configuration for configuration, traded in lines if traded})
+    values = {"looks": len(looks), "configurations": configurations, "strategies": strategies}
     times = f"{len(looks)} time{'s' * (len(looks) != 1)}"
     opened = f"the ledger shows the test range of these {data} opened {times}"
+    by = f", by {configurations} configurations" * (configurations > 1)
+    if strategies:
+        by += f", and {strategies} strateg{'y' if strategies == 1 else 'ies'} traded on it"
     apart = " Looks through forecasts= tables stand there under the tables' own hash."
-    if configurations > 1:
+    if max(configurations, strategies) > 1:
         return Line(
             status="warn",
             name="test range",
-            sentence=f"{opened}, by {configurations} configurations: the best of them is better "
-            "than it will be. Choose on validation." + apart,
+            sentence=f"{opened}{by}: the best of them is better than it will be. Choose on "
+            "validation." + apart,
             values=values,
         )
-    return Line(status="pass", name="test range", sentence=f"{opened}.{apart}", values=values)
+    return Line(status="pass", name="test range", sentence=f"{opened}{by}.{apart}", values=values)
 
 
-def unseen() -> list[Line]:
+def unseen(what: str = "forecasts") -> list[Line]:
     """What cannot be checked of tables that somebody gave."""
     sentences = {
-        "source": "whether these forecasts know the future; the code that made them is not here.",
+        "source": f"whether these {what} know the future; the code that made them is not here.",
         "survivors": "how the symbols were chosen cannot be seen from a table.",
         "vintage": "whether the prices behind the table were revised later cannot be seen from it.",
     }

@@ -110,8 +110,7 @@ class _Correction:
         cdf = (below + _EDGES) / (below[:, -1:] + 1)
         z = ndtri(np.stack([np.interp(LEVELS, row, _EDGES) for row in cdf]))
         self.cdf = cdf.astype(np.float32)
-        self.segment = np.clip(np.searchsorted(_Z, z) - 1, 0, len(_Z) - 2).astype(np.int8)
-        self.weight = (z - _Z[self.segment]) / np.diff(_Z)[self.segment]
+        self.segment, self.weight = between(z)
 
     def known(self, origin: Array) -> Array:
         """n of each origin."""
@@ -164,7 +163,7 @@ def _learn(
                     f"{source}: {model} states no quantiles {horizon} sessions ahead, which "
                     "recalibration corrects. Leave it out or choose a head that states them."
                 )
-            bin = _bin(_normal_score(quantile, mine["actual"].to_numpy())).astype(np.uint8)
+            bin = _bin(normal_score(quantile, mine["actual"].to_numpy())).astype(np.uint8)
             pits.setdefault((model, horizon), []).append((_day(mine["target_date"]), bin))
     corrections = {}
     for key, parts in pits.items():
@@ -183,7 +182,7 @@ def _corrected(
     for model, horizon, rows in _groups(block):
         correction = corrections[model, horizon]
         n = correction.known(origin[rows])
-        z = _normal_score(quantile[:, rows], block["actual"].to_numpy()[rows])
+        z = normal_score(quantile[:, rows], block["actual"].to_numpy()[rows])
         pit[rows] = correction.pit(n, z)
         quantile[:, rows] = correction.quantiles(n, quantile[:, rows])
     return block.assign(
@@ -210,7 +209,16 @@ def _day(dates: pd.Series) -> Array:
     return dates.to_numpy().astype("datetime64[D]").astype(np.int32)
 
 
-def _normal_score(quantile: Array, y: Array) -> Array:
+def between(z: Array) -> tuple[Array, Array]:
+    """Segment and weight of normal scores: a quantile is q[segment] + weight·(q[segment + 1] − …).
+
+    Below 1 % and above 99 % the weight lies outside 0…1. Both have the shape of `z`.
+    """
+    segment = np.clip(np.searchsorted(_Z, z) - 1, 0, len(_Z) - 2).astype(np.int8)
+    return segment, (z - _Z[segment]) / np.diff(_Z)[segment]
+
+
+def normal_score(quantile: Array, y: Array) -> Array:
     """Φ⁻¹(F(y)) within ±6; where F jumps at y, the middle of the jump. Shapes (21, N) and (N,)."""
     row = np.arange(len(y))
     below = (quantile < y).sum(axis=0, dtype=np.int8)

@@ -89,7 +89,7 @@ def _level(group: Group, hit: NDArray[np.bool_], level: float, steps: int) -> di
     rate = np.bincount(group.symbol, hit, number)[there] / rows[there]
     p = {
         name: holm(values[there])
-        for name, values in _symbol_tests(group.symbol, hit, level, steps, number).items()
+        for name, values in symbol_tests(group.symbol, hit, level, steps, number).items()
     }
     return {
         "rate": float(hit.mean()),
@@ -106,7 +106,7 @@ def _level(group: Group, hit: NDArray[np.bool_], level: float, steps: int) -> di
     }
 
 
-def _symbol_tests(
+def symbol_tests(
     symbol: NDArray[Any], hit: NDArray[np.bool_], level: float, steps: int, symbols: int
 ) -> dict[str, Array]:
     """p values of each symbol, joined over its phases; NaN where no phase has enough draws.

@@ -51,12 +51,15 @@ class Nulls:
     beaten : int
         Panels on which the forecasts were significantly better than the true distribution.
     skilled : int
-        Panels on which the mean foretold the return significantly.
+        Panels on which the mean foretold the return, or the position earned it, significantly.
+    positions : bool
+        Whether there are positions and no forecasts.
     """
 
     panels: int
     beaten: int
     skilled: int
+    positions: bool = False
 
     @property
     def limit(self) -> int:
@@ -70,8 +73,13 @@ class Nulls:
             status="pass" if good else "fail",
             name="null",
             sentence=f"on {self.panels} simulated panel{'s' * (self.panels != 1)} with nothing to "
-            f"find, forecasts were significantly better than the truth on {self.beaten}, and the "
-            f"mean foretold on {self.skilled}; by luck it is up to {self.limit}."
+            + (
+                f"find, positions earned significantly on {self.skilled}"
+                if self.positions
+                else "find, forecasts were significantly better than the truth on "
+                f"{self.beaten}, and the mean foretold on {self.skilled}"
+            )
+            + f"; by luck it is up to {self.limit}."
             + ("" if good else " Something reads what comes later."),
             values={"beaten": self.beaten, "skilled": self.skilled, "limit": self.limit},
         )
@@ -116,6 +124,7 @@ def null_panels(
     Panels alternate between independent normal returns and a GJR-GARCH with Student-t innovations.
     """
     beaten = skilled = 0
+    positions = False
     for number in range(panels):
         prices = simulated(
             process=NULL_PROCESSES[number % len(NULL_PROCESSES)],
@@ -124,16 +133,17 @@ def null_panels(
             seed=seed + number,
             ohlcv=True,
         )
-        ours, truth = _forecasts(config, prices, epochs=epochs)[1:]
+        trial, ours, truth = _forecasts(config, prices, epochs=epochs)
+        positions = trial.positions
         name = "mae_scaled" if ours["q50"].isna().all() else "crps_scaled"
         if name == "mae_scaled":  # of the truth's median, where the model has none
             truth = truth.assign(**dict.fromkeys(QUANTILES, np.nan))
         difference = _daily(ours, name) - _daily(truth, name)
-        beaten += _significant(-difference)
+        beaten += not positions and _significant(-difference)
         unit = ours["scale"] ** 2 * ours["horizon"]
         moment = (ours["mean"] * ours["actual"] / unit).groupby(ours["origin"]).mean()
         skilled += _significant(moment.to_numpy())
-    return Nulls(panels=panels, beaten=beaten, skilled=skilled)
+    return Nulls(panels=panels, beaten=beaten, skilled=skilled, positions=positions)
 
 
 def planted_signal(

@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 
+from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.folds import Fold, Range, ranges
 from forecast.dataset.market import read_market
 from forecast.dataset.panel import Panel
 from forecast.evaluation.audit import Line
 from forecast.evaluation.causality import truncate
 from forecast.evaluation.overlap import joined
-from forecast.evaluation.trial import forecast_rows
+from forecast.evaluation.trial import forecast_rows, weights_of
 from forecast.forecasts import read_forecasts
+from forecast.models.choice import states_positions
 from forecast.models.ensemble import Ensemble
 from forecast.models.pipeline import panel_of
 from forecast.models.walk import COLD
 from forecast.prices.frame import Prices
 from forecast.run import Run
+from forecast.weights import WEIGHTS_KEY, read_weights
 
 KEY = ["symbol", "origin", "horizon"]
 COMPARED = ("mean", "std", "q05", "q50", "q95")
@@ -33,7 +36,7 @@ FORECAST_TOLERANCE = 1e-3  # of scale x sqrt(horizon)
 def check_stored(
     run: Run, config: Mapping[str, Any], prices: Prices, folds: Sequence[Fold]
 ) -> list[Line]:
-    """Checkpoints of all of a run's folds; forecasts of the first, a middle and the last one.
+    """Checkpoints of all of a run's folds; what the first, a middle and the last one state.
 
     Parameters
     ----------
@@ -44,7 +47,10 @@ def check_stored(
     prices : Prices
         Those that the run was made of.
     """
-    market, table = read_market(run.path / "market.parquet"), run.path / "forecasts.parquet"
+    market, positions = read_market(run.path / "market.parquet"), states_positions(config)
+    what = "weights" if positions else "forecasts"
+    table = run.path / f"{what}.parquet"
+    check = check_stored_weights if positions else check_stored_forecasts
     part = run.parts[-1]
     # Validation is forecast on the first fold alone.
     again = {0, len(folds) // 2, len(folds) - 1} if part == "test" else {0}
@@ -64,15 +70,14 @@ def check_stored(
             statistics.append(check_stored_statistics(whole, train, ensemble, where))
             if fold.index in again:
                 models[model] = None
-                how = {"model": model, "part": part}
-                forecasts.append(check_stored_forecasts(table, ensemble, cut, fold, **how))
+                forecasts.append(check(table, ensemble, cut, fold, model=model, part=part))
     count = len(statistics)
     told = f"the standardisation stored with {count} ensemble{'s' * (count > 1)} is that of the "
     rows = sum(int(line.values.get("rows") or 0) for line in forecasts)
     covered = (
-        f"{rows:,} stored {part} forecasts of {', '.join(models)} ({_folds(again, len(folds))}up "
-        f"to {', '.join(map(str, days))}, {_symbols(len(whole.symbols))}) come out again from "
-        "prices that end there."
+        f"{rows:,} stored {part} {what} of {', '.join(models)} ({_folds(again, len(folds))}up to "
+        f"{', '.join(map(str, days))}, {'all symbols' if positions else _symbols(whole)}) come out "
+        "again from prices that end there."
     )
     return [joined(statistics, told + "training rows."), joined(forecasts, covered)]
 
@@ -92,7 +97,8 @@ def _folds(again: Collection[int], count: int) -> str:
     return f"folds {', '.join(map(str, sorted(again)))} of {count}, " if count > 1 else ""
 
 
-def _symbols(count: int) -> str:
+def _symbols(panel: Panel) -> str:
+    count = len(panel.symbols)
     return f"{MOST_SYMBOLS} of {count} symbols" if count > MOST_SYMBOLS else "all symbols"
 
 
@@ -181,6 +187,41 @@ def check_stored_forecasts(
         if good
         else f"{what} are not what its networks say on prices that end on {day}: up to "
         f"{apart:.3g} of the scale apart.",
+        values={"apart": apart, "rows": len(both)},
+    )
+
+
+def check_stored_weights(
+    table: Path, ensemble: Ensemble, panel: Panel, fold: Fold, *, model: str, part: str
+) -> Line:
+    """The stored weights of a fold against those of its networks on prices that end early.
+
+    Of all symbols: how many of them hold a position is a matter of each one's weight.
+    """
+    datamodule = PriceDataModule(panel, fold, ensemble.task, seed=0)
+    again = weights_of({model: ensemble}, datamodule, part)
+    stored = read_weights(table)
+    stored = stored[(stored["model"] == model) & (stored["fold"] == fold.index)]
+    key = [name for name in WEIGHTS_KEY if name != "fold"]
+    names = dict.fromkeys(("model", "strategy", "part", "symbol"), str)
+    both = again.astype(names).merge(stored.astype(names), on=key)
+    day, what = (
+        panel.dates[-1],
+        f"{len(both):,} stored {part} weights of {model}, fold {fold.index},",
+    )
+    if both.empty:
+        sentence = f"{part} of {model}, fold {fold.index}: no stored weight up to {day}."
+        return Line(status="warn", name="stored", sentence=sentence)
+    largest = float(both["weight_y"].abs().max())
+    apart = float((both["weight_x"] - both["weight_y"]).abs().max())
+    good = apart <= FORECAST_TOLERANCE * largest
+    return Line(
+        status="pass" if good else "fail",
+        name="stored",
+        sentence=f"{what} come out again from prices that end on {day}."
+        if good
+        else f"{what} are not what its networks say on prices that end on {day}: up to {apart:.3g} "
+        f"apart, the largest being {largest:.3g}.",
         values={"apart": apart, "rows": len(both)},
     )
 

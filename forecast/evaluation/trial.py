@@ -19,10 +19,14 @@ from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel
 from forecast.dataset.windows import PanelTensors
 from forecast.evaluation.causality import truncate
-from forecast.models.block import blocks
+from forecast.models.block import Block, blocks
+from forecast.models.distributions import Distribution
 from forecast.models.ensemble import Ensemble, load_ensemble
+from forecast.models.heads import PositionHead
 from forecast.models.pipeline import fit_ensemble, make_datamodule, make_task
+from forecast.models.weights import write_weights
 from forecast.prices.frame import Prices
+from forecast.weights import read_weights
 
 Config = Mapping[str, Any]
 
@@ -42,6 +46,16 @@ class Trial:
     ensemble: Ensemble
     datamodule: PriceDataModule
     arrays: dict[str, np.ndarray]
+
+    @property
+    def positions(self) -> bool:
+        """Whether the networks state positions, and no distributions."""
+        return isinstance(self.ensemble.head, PositionHead)
+
+    def weights(self, *parts: str) -> pd.DataFrame:
+        """Weights table of those parts that have a row, of networks that state positions."""
+        filled = [part for part in parts if self.datamodule.ranges[part].rows]
+        return weights_of({"audited": self.ensemble}, self.datamodule, *filled)
 
     def forecasts(self, *parts: str) -> pd.DataFrame:
         """Forecasts table of those parts that have a row, without baselines."""
@@ -86,20 +100,37 @@ def forecast_rows(
     fold: int = 0,
     tensors: PanelTensors | None = None,
 ) -> pd.DataFrame:
-    """Forecasts table of an ensemble on a range of rows, in memory."""
+    """Forecasts table of an ensemble on a range of rows, in memory.
+
+    A position stands in it as a mean, in units of scale·√h.
+    """
     task = ensemble.task
     tensors = tensors or PanelTensors(
         panel, horizons=task.horizons, delay=task.delay, device=ensemble.device
     )
     tables = [
-        block.table(
-            ensemble.distribution(block, rows, tensors), model="audited", part=part, fold=fold
-        )
+        block.table(_said(ensemble, block, rows, tensors), model="audited", part=part, fold=fold)
         for block in blocks(panel, task, rows)
     ]
     if not tables:
         raise ForecastError(f"no row of the {part} part has a scale. Use longer histories.")
     return pa.concat_tables(tables).unify_dictionaries().to_pandas(date_as_object=False)
+
+
+def _said(ensemble: Ensemble, block: Block, rows: Range, tensors: PanelTensors) -> Distribution:
+    if isinstance(ensemble.head, PositionHead):
+        return Distribution(mean=ensemble.parameters(block, rows, tensors)[..., 0].reshape(-1))
+    return ensemble.distribution(block, rows, tensors)
+
+
+def weights_of(
+    ensembles: Mapping[str, Ensemble], datamodule: PriceDataModule, *parts: str
+) -> pd.DataFrame:
+    """Weights table of networks that state positions, in memory."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "weights.parquet"
+        write_weights(path, datamodule, parts=parts, ensembles=ensembles)
+        return read_weights(path)
 
 
 def small(config: Config, *, epochs: int, **changes: Any) -> dict[str, Any]:

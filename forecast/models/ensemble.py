@@ -19,7 +19,7 @@ from forecast.models.block import Block
 from forecast.models.distributions import Distribution
 from forecast.models.fit import best_checkpoint, read_checkpoint
 from forecast.models.forecaster import make_head
-from forecast.models.heads import Head
+from forecast.models.heads import Head, PositionHead
 from forecast.models.networks import Network, State
 from forecast.models.own_heads import require_allowed
 
@@ -31,11 +31,11 @@ class Ensemble:
     ----------
     networks : sequence of Network
         The members, on one device.
-    head : Head
+    head : Head or PositionHead
     task : Task
     """
 
-    def __init__(self, networks: Sequence[Network], head: Head, task: Task) -> None:
+    def __init__(self, networks: Sequence[Network], head: Head | PositionHead, task: Task) -> None:
         self.networks = [network.eval() for network in networks]
         self.head, self.task = head, task
 
@@ -70,7 +70,18 @@ class Ensemble:
         return result
 
     def distribution(self, block: Block, range: Range, tensors: PanelTensors) -> Distribution:
-        """Scaled distribution at every row and horizon of a block, N·H rows."""
+        """Scaled distribution at every row and horizon of a block, N·H rows.
+
+        Raises
+        ------
+        ForecastError
+            The head states positions.
+        """
+        if isinstance(self.head, PositionHead):
+            raise ForecastError(
+                "head=position states weights, no forecasts. Read weights.parquet, or train with "
+                "a head that states a distribution."
+            )
         parameters = self.parameters(block, range, tensors)
         return self.head.distribution(parameters.reshape(-1, self.head.size))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,56 @@ from forecast.settings import Walk
 Job = Callable[[Sequence[Step]], list[Outcome]]
 
 
+def complete(
+    job: Job,
+    chains: Sequence[Sequence[Step]],
+    walk: Walk,
+    *,
+    steps: int,
+    say: Callable[[str], None],
+    clock: Callable[[], None],
+    progress: bool,
+) -> None:
+    """Do chains of steps under one bar.
+
+    Parameters
+    ----------
+    steps : of the whole walk-forward, those done before included.
+    say, clock : called with each line of the log, and as a step ends.
+
+    Raises
+    ------
+    ForecastError
+        A step failed; all others that do not wait for it are done first.
+    """
+    from tqdm import tqdm
+
+    left, failed = sum(map(len, chains)), []
+    shown = progress and sys.stderr.isatty()
+    bar = tqdm(total=steps, initial=steps - left, desc="fits", disable=not shown, smoothing=0)
+    with bar:
+        for outcome in outcomes(job, chains, walk):
+            error = f"{outcome.step.name}: {outcome.error}" if outcome.error else ""
+            failed += [error] if error else []
+            for line in [*outcome.lines, *failed[-1:]] if error else outcome.lines:
+                with bar.external_write_mode():
+                    say(line)
+            bar.update()
+            clock()
+    if failed:
+        raise ForecastError(
+            f"{failed[0]} {len(failed)} of {steps} fits failed, the others are kept: mend the "
+            "cause and repeat the command."
+        )
+
+
+def processes(jobs: int | str) -> int:
+    """Processes that `backtest.jobs` means here."""
+    import joblib
+
+    return joblib.effective_n_jobs(-1) if jobs == "auto" else int(jobs)
+
+
 def outcomes(job: Job, chains: Sequence[Sequence[Step]], walk: Walk) -> Iterator[Outcome]:
     """Do chains of steps in this process, in several, or on a Ray cluster; in any order."""
     import joblib
@@ -27,8 +78,7 @@ def outcomes(job: Job, chains: Sequence[Sequence[Step]], walk: Walk) -> Iterator
         if walk.executor == "ray":
             stack.enter_context(_ray(walk.ray_address))
             order, each = "list", job  # Ray's pool hands results over when all are there
-        most = joblib.effective_n_jobs(-1) if walk.jobs == "auto" else int(walk.jobs)
-        jobs = max(1, min(most, len(chains)))
+        jobs = max(1, min(processes(walk.jobs), len(chains)))
         if jobs == 1 and walk.executor == "processes":
             for chain in chains:
                 yield from job(chain)

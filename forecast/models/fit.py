@@ -24,6 +24,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.models.forecaster import Forecaster
+from forecast.models.heads import POSITION
+from forecast.models.position import PositionForecaster
 from forecast.run import write_atomically
 
 HISTORY = ("member", "epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds")
@@ -223,15 +225,22 @@ def fit_member(
         state = None
     history = History(folder / "history.csv", member)
     history.cut_back(0 if state is None else int(state["global_step"]))
-    module = Forecaster(
-        network=network,
-        head=head,
-        optimizer=optimizer,
-        warmup=datamodule.task.warmup,
-        total_steps=datamodule.steps * options.max_epochs,
-        seed=datamodule.seed,
-        member=member,
+    arguments = {
+        "network": network,
+        "head": head,
+        "optimizer": optimizer,
+        "warmup": datamodule.task.warmup,
+        "total_steps": datamodule.steps * options.max_epochs,
+        "seed": datamodule.seed,
+        "member": member,
         **loss,
+    }
+    module = (
+        PositionForecaster(
+            periods=datamodule.periods, dates=len(datamodule.panel.dates), **arguments
+        )
+        if head["name"] == POSITION
+        else Forecaster(**arguments)
     )
     if start is None:
         module.network.standardise_with(datamodule.mean_F, datamodule.std_F)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forecast.config import ForecastError, instantiate
 from forecast.dataset.windows import Batch, CarriedBatch
-from forecast.models.heads import HEADS, Head
+from forecast.models.heads import BUILT_IN, Head, PositionHead
 from forecast.models.networks import Network, State
 from forecast.models.own_heads import own_head
 
@@ -76,19 +76,19 @@ class Optimizer:
         return rise * (1 - done if self.schedule == "linear" else 1.0)
 
 
-def make_head(options: Mapping[str, Any]) -> Head:
+def make_head(options: Mapping[str, Any]) -> Head | PositionHead:
     """The head named by `options["name"]`, with the rest as its arguments.
 
     A name with a dot is that of a class of the user's own, which is imported and tried.
     """
     arguments = dict(options)
     name = str(arguments.pop("name"))
-    if name in HEADS:
-        return cast(Head, instantiate(arguments, "head", HEADS[name]))
+    if name in BUILT_IN:
+        return cast(Head | PositionHead, instantiate(arguments, "head", BUILT_IN[name]))
     if "." in name:
         return own_head(name, arguments)
     raise ForecastError(
-        f"head.name={name!r} is unknown: choose {', '.join(HEADS)}, or module.Class of your own."
+        f"head.name={name!r} is unknown: choose {', '.join(BUILT_IN)}, or module.Class of your own."
     )
 
 
@@ -158,7 +158,14 @@ class Forecaster(pl.LightningModule):
         self.register_buffer("weight_H", weight_H / weight_H.mean(), persistent=False)
         self._state: State | None = None
 
+    def batch_loss(self, batch: Batch) -> Tensor:
+        """Loss of a training batch, a scalar."""
+        raw_BLHP, _ = self.network(batch.x_BLF, warmup=self.warmup)
+        total, weight = self._loss_sums(raw_BLHP, batch, self.warmup)
+        return total / weight.clamp(min=1)
+
     def _loss_sums(self, raw_BLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:
+        assert not isinstance(self.head, PositionHead)  # which a PositionForecaster trains
         mask_BLH = batch.mask_BLH[:, warmup:]
         y_BLH = batch.y_BLH[:, warmup:].clamp(-self.clip, self.clip)
         loss_BLH = self.head.loss(self.head.domain(raw_BLHP), y_BLH)
@@ -176,9 +183,7 @@ class Forecaster(pl.LightningModule):
             torch.cuda.manual_seed(seed)
         else:
             torch.default_generator.manual_seed(seed)
-        raw_BLHP, _ = self.network(batch.x_BLF, warmup=self.warmup)
-        total, weight = self._loss_sums(raw_BLHP, batch, self.warmup)
-        loss = total / weight.clamp(min=1)
+        loss = self.batch_loss(batch)
         self.train_loss += loss.detach()
         return loss
 

@@ -1,5 +1,7 @@
 """Heads: what turns the network's raw outputs into a distribution, and the loss that trains it.
 
+One of them, `position`, states no distribution but a position.
+
 A head has a number of parameters per horizon, a map of raw outputs to their domain, a loss of the
 mapped parameters, and the distribution they state. All of it is in scaled units, target divided by
 (scale · √h). Heads hold no weights, and their arithmetic follows dtype and device of its input.
@@ -203,6 +205,49 @@ class PointHead:
         return [float(middle) / _MEAN_RATE]
 
 
+class PositionHead:
+    """A position between −1 and 1 and no distribution; `models.position` has its loss.
+
+    Parameters
+    ----------
+    volatility : float
+        Percent a year: a full position in one of N symbols weighs this, over the symbol's own
+        trailing volatility, over N.
+    cost : float
+        Basis points of the value traded.
+    """
+
+    size = 1
+
+    def __init__(self, *, volatility: float, cost: float) -> None:
+        if not 0 < volatility < math.inf:
+            raise ForecastError(
+                f"head.volatility={volatility} must be above 0 percent a year, and finite."
+            )
+        if not 0 <= cost < math.inf:
+            raise ForecastError(f"head.cost={cost} must be 0 or more basis points, and finite.")
+        self.volatility, self.cost = volatility, cost
+
+    def domain(self, raw_P: Tensor) -> Tensor:
+        return torch.tanh(raw_P)
+
+    def weights(self, position: Any, full: Any, periods: float) -> Any:
+        """Fractions of equity, of tensors or arrays.
+
+        Parameters
+        ----------
+        full : what a full position weighs at a volatility of 1 % per session.
+        periods : sessions a year.
+        """
+        return position * (full * (self.volatility / math.sqrt(periods)))
+
+    def start(self, y: NDArray[Any]) -> list[float]:
+        # Half a position on the side that paid: the Sharpe ratio does not change with the size of
+        # a constant position, and has no slope to follow at 0 and beyond the bend of the tanh.
+        return [math.atanh(0.5 if np.mean(y) >= 0 else -0.5)]
+
+
+# Heads that state a distribution.
 HEADS: dict[str, Callable[..., Head]] = {
     "student_t": StudentTHead,
     "skewed_t": SkewedTHead,
@@ -210,6 +255,8 @@ HEADS: dict[str, Callable[..., Head]] = {
     "quantile": QuantileHead,
     "point": PointHead,
 }
+POSITION = "position"
+BUILT_IN: dict[str, Callable[..., Head | PositionHead]] = {**HEADS, POSITION: PositionHead}
 
 
 def _positive(raw: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 
 from forecast.config import ForecastError, check
 from forecast.forecasts import LEVELS
-from forecast.models.heads import HEADS, Head
+from forecast.models.heads import BUILT_IN, Head
 
 _SHAPE = (2, 3, 2)  # leading axes of a trial: batch, time, horizon
 
@@ -56,7 +56,7 @@ def own_head(dotted: str, arguments: Mapping[str, Any]) -> Head:
 
 def own_head_sha256(name: str) -> str:
     """Hash of the file that an own head stands in; empty for a built-in one."""
-    if name in HEADS:
+    if name in BUILT_IN:
         return ""
     file = importlib.import_module(name.rpartition(".")[0]).__file__
     return hashlib.sha256(b"" if file is None else Path(file).read_bytes()).hexdigest()
@@ -64,7 +64,7 @@ def own_head_sha256(name: str) -> str:
 
 def require_allowed(name: str, allow: Sequence[str], where: str) -> None:
     """Refuse the head of a stored run that is neither built in nor allowed by name."""
-    if name not in HEADS and name not in allow:
+    if name not in BUILT_IN and name not in allow:
         raise ForecastError(
             f"{where}: its head {name} is code of somebody's own, which loading a run does not "
             f"execute. If you trust it: load_run(..., allow=[{name!r}])."
@@ -81,7 +81,7 @@ def _imported(dotted: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as error:
         raise ForecastError(
             f"head.name={dotted} cannot be used ({error}). Give module.Class, importable from the "
-            f"current directory, or one of {', '.join(HEADS)}."
+            f"current directory, or one of {', '.join(BUILT_IN)}."
         ) from error
 
 

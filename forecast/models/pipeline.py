@@ -23,6 +23,7 @@ from forecast.dataset.panel import Panel, make_panel
 from forecast.forecasts import ForecastWriter
 from forecast.models.baselines import NAIVE, make_baselines, pooled
 from forecast.models.block import blocks
+from forecast.models.choice import states_positions
 from forecast.models.ensemble import Ensemble
 from forecast.models.fit import TrainerOptions, best_checkpoint, fit_member, resolve_device
 from forecast.models.forecaster import Forecaster, Optimizer, make_head
@@ -39,11 +40,24 @@ MODEL = ("cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "b
 
 
 def make_task(config: Config) -> Task:
-    """The task that the sections `horizons`, `target` and `window` state."""
+    """The task that the sections `horizons`, `target` and `window` state.
+
+    Raises
+    ------
+    ForecastError
+        Positions with another target than the return between the next two closes.
+    """
     window, target = dict(config["window"]), dict(config["target"])
     check(window, "window", Task, only=("length", "warmup", "batch"))
     check(target, "target", Task, only=("delay",))
-    return cast(Task, instantiate({"horizons": config["horizons"], **target, **window}, "", Task))
+    asked = {"horizons": config["horizons"], **target, **window, "dated": states_positions(config)}
+    task = cast(Task, instantiate(asked, "", Task))
+    if task.dated and (task.horizons != (1,) or task.delay != 1):
+        raise ForecastError(
+            f"head=position trades every session at the next close: horizons={list(task.horizons)} "
+            f"and target.delay={task.delay} do not fit it. Use horizons=[1] and target.delay=1."
+        )
+    return task
 
 
 def loss_options(config: Config) -> dict[str, Any]:
@@ -180,7 +194,7 @@ def fit_ensemble(
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What a Forecasts table does not tell of itself.
+    """What a Forecasts or Weights table does not tell of itself.
 
     Attributes
     ----------

@@ -19,10 +19,12 @@ from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.folds import Fold
 from forecast.dataset.panel import Panel
+from forecast.models.choice import states_positions
 from forecast.models.ensemble import Ensemble, load_ensemble
 from forecast.models.fit import torch_threads
 from forecast.models.networks import MEMORYLESS
 from forecast.models.pipeline import fit_ensemble, make_task, write_forecasts
+from forecast.models.weights import write_weights
 from forecast.prices.simulated import Truth
 from forecast.run import write_atomically
 
@@ -53,7 +55,7 @@ class Step:
     before: int | None = None
 
     def table(self, folder: Path, part: str) -> Path:
-        """Where the forecasts of a part go; there once they are complete."""
+        """Where the forecasts or weights of a part go; there once they are complete."""
         return _fold_folder(folder, self.fold.index) / f"{self.model}-{part}.parquet"
 
     def facts(self, folder: Path, part: str) -> dict[str, Any]:
@@ -116,14 +118,17 @@ def work(
             )
         for part in step.parts:
             table = step.table(folder, part)
-            written = write_forecasts(
-                table,
-                datamodule,
-                parts=[part],
-                ensembles=ensembles,
-                baselines=[] if ensembles else own_baselines(config),
-                truth=None if ensembles else truth,
-            )
+            if states_positions(config):
+                written = write_weights(table, datamodule, parts=[part], ensembles=ensembles)
+            else:
+                written = write_forecasts(
+                    table,
+                    datamodule,
+                    parts=[part],
+                    ensembles=ensembles,
+                    baselines=[] if ensembles else own_baselines(config),
+                    truth=None if ensembles else truth,
+                )
             facts = {
                 **told,
                 "dropped": written.dropped[part],
@@ -267,8 +272,10 @@ def told(steps: Sequence[Step], folder: Path) -> dict[str, Any]:
     return {"fits": folds, "fallbacks": fallbacks, "unscaled": unscaled}
 
 
-def seconds_and_targets(folder: Path, folds: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
-    """What all fits took, and the targets that they trained on, epoch by epoch."""
+def timing(
+    folder: Path, folds: Sequence[Mapping[str, Any]], total_seconds: float
+) -> dict[str, float | None]:
+    """Wall-clock figures of all fits: what they took, and the targets trained on in a second."""
     seconds, targets = 0.0, 0
     for fold in folds:
         for path in sorted(_fold_folder(folder, fold["index"]).glob("*/history.csv")):
@@ -276,4 +283,8 @@ def seconds_and_targets(folder: Path, folds: Sequence[Mapping[str, Any]]) -> tup
                 rows = list(csv.DictReader(file))
             seconds += sum(float(row["seconds"] or 0) for row in rows)
             targets += len(rows) * fold["targets"]
-    return seconds, targets
+    return {
+        "fit_seconds": seconds,
+        "targets_per_second": targets / seconds if seconds else None,
+        "total_seconds": total_seconds,
+    }

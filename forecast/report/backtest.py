@@ -17,6 +17,7 @@ from forecast.report.markup import (
     html_table,
     html_text,
     is_null,
+    listing,
     number,
 )
 from forecast.report.roster import (
@@ -80,7 +81,7 @@ def _asked(run: Run, part: str, horizons: Sequence[int], asked: Sequence[str]) -
     models = asked or list(run.metrics["scores"][part])
     beside = f" and {counted(len(others), 'baseline')}" if asked and others else ""
     text = (
-        f"{_listed(models)}{beside}, each stating at the close of every session the "
+        f"{listing(models)}{beside}, each stating at the close of every session the "
         f"{_stated(run, part, models)} of the log return over the next {in_words(horizons)}, "
         "scored on the same origins"
     )
@@ -137,7 +138,7 @@ def _outcome(run: Run, part: str, horizon: int, asked: Sequence[str]) -> str:
             continue
         compared = [_verdict(model, other, pairs) for model in stating]
         if compared:
-            clauses.append(f"against {other}{what}, {_listed(compared)}")
+            clauses.append(f"against {other}{what}, {listing(compared)}")
     for model in asked:
         beside = None if model in stating else beside_no_change(scores.get(model) or {})
         if beside:
@@ -184,13 +185,8 @@ def _means(
         listed.append(f"{model} {r2} % (t\N{NO-BREAK SPACE}{t})")
     return [
         f"The means, over {in_words(horizons[:1])}: R² out of sample beside a forecast of zero "
-        f"{_listed(listed)}."
+        f"{listing(listed)}."
     ]
-
-
-def _listed(names: Sequence[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def folds(run: Run) -> str:

@@ -11,7 +11,11 @@ from plotly.subplots import make_subplots
 from forecast.report.style import colour, embed, finish, grid
 from forecast.run import Run
 
-SCALED_LOSS = ("quantile", "point")  # heads without a density; the others' loss is in nats
+UNITS = {  # of the loss of heads without a density; the others' is in nats
+    "quantile": "scaled units",
+    "point": "scaled units",
+    "position": "minus the Sharpe ratio, a year",
+}
 
 
 def learning(run: Run) -> str:
@@ -19,7 +23,7 @@ def learning(run: Run) -> str:
     history = run.history()
     if history.empty:
         return "<p>No epoch was finished.</p>"
-    unit = "scaled units" if run.config["head"]["name"] in SCALED_LOSS else "nats per target"
+    unit = UNITS.get(run.config["head"]["name"], "nats per target")
     figure = learning_curves(history, model=run.config["model"]["cell"], unit=unit)
     return (
         '<p class="note">The validation loss is taken in one pass over each symbol\'s whole '

@@ -16,7 +16,7 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
-from forecast.report import backtest
+from forecast.report import backtest, portfolio
 from forecast.report.breakdown import where
 from forecast.report.calibration import calibration
 from forecast.report.courses import over_time
@@ -42,8 +42,7 @@ for (const script of document.querySelectorAll('script[data-figure]')) {
 
 def write_report(run: Run) -> Path:
     """Write `report.html` into a finished run's folder, whole or not at all; return its path."""
-    walk_forward = "backtest" in run.config
-    sections = _of_backtest(run) if walk_forward else _of_training(run)
+    sections = _sections(run)
     links = "".join(f'<li><a href="#{_id(name)}">{name}</a></li>' for name in sections)
     body = f'{_title(run)}<nav aria-label="contents"><ul>{links}</ul></nav>' + "".join(
         f'<section id="{_id(name)}"><h2>{name}</h2>{html}</section>\n'
@@ -59,6 +58,17 @@ def write_report(run: Run) -> Path:
     )
     write_atomically(run.path / "report.html", page)
     return run.path / "report.html"
+
+
+def _sections(run: Run) -> dict[str, str]:
+    """What the page of this kind of run holds."""
+    metrics = run.metrics
+    if "performance" in metrics:
+        return {**portfolio.sections(run), **_provenance(run)}
+    if "scores" not in metrics:
+        nothing = "<p>These networks state positions, which the run that trades them reports.</p>"
+        return {"Summary": nothing, **_provenance(run)}
+    return _of_backtest(run) if "backtest" in run.config else _of_training(run)
 
 
 def _of_training(run: Run) -> dict[str, str]:
@@ -119,6 +129,8 @@ def _title(run: Run) -> str:
         stamps.append("survivors only")
     if facts.get("source") == "simulated":
         stamps.append("simulated data")
+    if run.metrics.get("optimistic"):
+        stamps.append("optimistic execution")
     if "test" in run.metrics["parts"]:
         stamps.append("test range opened")
     return f"<h1>{escape(run.name)}</h1>" + "".join(

@@ -120,7 +120,8 @@ def add_choice(figure: go.Figure, choices: dict[str, list[bool]], *, first: str)
     names = list(choices)
     for trace, shown in zip(figure.data, choices[first], strict=True):
         trace.visible = shown
-    panels = figure.layout.height - TOP - BOTTOM
+    above = figure.layout.margin.t
+    panels = figure.layout.height - above - BOTTOM
     figure.update_layout(
         updatemenus=[
             {
@@ -129,7 +130,7 @@ def add_choice(figure: go.Figure, choices: dict[str, list[bool]], *, first: str)
                     for name in names
                 ],
                 "active": names.index(first),
-                **{"x": 1, "xanchor": "right", "y": 1 + (TOP - 36) / panels, "yanchor": "top"},
+                **{"x": 1, "xanchor": "right", "y": 1 + (above - 36) / panels, "yanchor": "top"},
                 **{"bgcolor": "white", "bordercolor": GREY, "font": {"size": 12}},
                 **{"showactive": True, "pad": {"t": 0, "r": 0}},
             }

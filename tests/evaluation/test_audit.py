@@ -410,9 +410,22 @@ def test_looks_at_the_test_range_are_counted_from_the_ledger(tmp_path: Path) -> 
     lines += ["t,r,c1,aa,f,l,validation", "t,r,c1,bb,f,l,test", "t,r,c1,aa,f,l,test"]
     (tmp_path / "ledger.csv").write_text("\n".join(lines) + "\n")
     line = cautions.check_looks(tmp_path, "aa")
-    assert line.status == "pass" and line.values == {"looks": 2, "configurations": 1}
+    assert line.status == "pass"
+    assert line.values == {"looks": 2, "configurations": 1, "strategies": 0}
     (tmp_path / "ledger.csv").write_text("\n".join([*lines, "t,r,c2,aa,f,l,test"]) + "\n")
     assert cautions.check_looks(tmp_path, "aa").status == "warn"
+
+
+def test_strategies_traded_on_the_test_range_are_told_apart_from_looks(tmp_path: Path) -> None:
+    lines = ["time,run,configuration,data,first,last,part", "t,r,c1,aa,f,l,test"]
+    lines += ["t,p/lstm/sign,c2,aa,f,l,test", "t,q/lstm/sign,c2,aa,f,l,test"]
+    (tmp_path / "ledger.csv").write_text("\n".join(lines) + "\n")
+    line = cautions.check_looks(tmp_path, "aa")
+    assert line.status == "pass" and "1 time, and 1 strategy traded on it" in line.sentence
+    (tmp_path / "ledger.csv").write_text("\n".join([*lines, "t,p/gru/sign,c3,aa,f,l,test"]) + "\n")
+    line = cautions.check_looks(tmp_path, "aa")
+    assert line.status == "warn" and "1 time, and 2 strategies traded on it" in line.sentence
+    assert line.values == {"looks": 1, "configurations": 1, "strategies": 2}
 
 
 @pytest.mark.parametrize(("skill", "status"), [(0.0, "warn"), (0.5, "pass"), (-0.5, "warn")])

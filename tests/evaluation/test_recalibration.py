@@ -237,7 +237,7 @@ def test_the_normal_score_of_a_quantile_is_that_of_its_level() -> None:
     quantile = np.tile((3 + 2 * z)[:, None], 25)
     y = np.concatenate([3 + 2 * z, [3 + 2 * 4.0, 3 - 2 * 5.0, 1e9, -1e9]])
     expected = np.concatenate([z, [4, -5, 6, -6]])
-    np.testing.assert_allclose(recalibration._normal_score(quantile, y), expected)
+    np.testing.assert_allclose(recalibration.normal_score(quantile, y), expected)
 
 
 def test_a_model_without_rows_or_quantiles_is_refused(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from forecast.models.walk import (
     attempt,
     chained,
     own_baselines,
-    seconds_and_targets,
+    timing,
     told,
     work,
 )

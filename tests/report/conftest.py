@@ -16,6 +16,7 @@ from scipy import stats
 from forecast.evaluation.assess import assess, table_facts
 from forecast.evaluation.significance import significance
 from forecast.forecasts import INNER, LEVELS, QUANTILES, ForecastWriter
+from forecast.portfolio.performance import performance
 from forecast.run import Run
 
 # Standard normal quantiles of LEVELS, upper half; the lower half mirrors it.
@@ -394,16 +395,211 @@ def _stated(
     )
 
 
+BENCHMARK_STRATEGIES = ("equal_weight", "buy_and_hold", "always_long", "sign_12m")
+
+
+def build_portfolio(
+    path: Path,
+    *,
+    models: tuple[str, ...] = ("lstm", "gru", "gjr_t"),
+    networks: tuple[str, ...] = ("lstm", "gru"),
+    strategies: tuple[str, ...] = ("long_short", "sign", "inverse_volatility"),
+    symbols: tuple[str, ...] = ("AAPL", "BA", "KO", "RRC", "XOM"),
+    years: tuple[int, ...] = (2019, 2020),
+    parts: tuple[str, ...] = ("validation", "test"),
+    execution: str = "next_open",
+    luck: bool = True,
+    pbo: bool = True,
+    delisted: bool = False,
+    source: bool = True,
+    seed: int = 0,
+) -> Run:
+    """Write a portfolio's folder beside the backtest whose forecasts it traded.
+
+    Weights and returns are made up; what is stated of them is computed from them.
+    """
+    random = np.random.default_rng(seed)
+    path.mkdir(parents=True)
+    traded = build_backtest(
+        path.parent / "backtest-0123456789",
+        models={model: 0.1 for model in models},
+        **{"symbols": symbols, "years": years, "horizons": (1,), "repetitions": 2},
+    )
+    days = pd.bdate_range(f"{years[0] - 1}-06-01", f"{years[-1]}-12-31")
+    ranges = {"validation": days[days.year < years[0]], "test": days[days.year >= years[0]]}
+    pairs = [(model, strategy) for model in models for strategy in strategies]
+    pairs += [("none", strategy) for strategy in BENCHMARK_STRATEGIES]
+    tables: dict[str, list[pd.DataFrame]] = {"returns": [], "positions": [], "trades": []}
+    told: dict[str, Any] = {
+        name: {part: {} for part in parts}
+        for name in ("performance", "intervals", "levels", "differences", "sharpe_at_zero", "risk")
+    }
+    for part in parts:
+        dates = ranges[part]
+        market = 0.0004 + 0.012 * random.standard_t(5, (len(dates), 1))
+        moves = market + 0.01 * random.normal(size=(len(dates), len(symbols)))
+        net: dict[tuple[str, str], np.ndarray] = {}
+        for model, strategy in pairs:
+            weights = random.normal(size=(len(dates), len(symbols)))
+            weights = pd.DataFrame(weights).ewm(halflife=20).mean().to_numpy() / len(symbols)
+            if model == "none":
+                weights = np.full_like(weights, 1 / len(symbols)) * (1 + 0.2 * weights)
+            change = np.abs(np.diff(weights, axis=0, prepend=0.0)).sum(axis=1)
+            gross = (weights * moves).sum(axis=1)
+            daily = {
+                "simple_return": gross - 5e-4 * change,
+                "gross_return": gross,
+                "cash_return": np.zeros(len(dates)),
+                "turnover": change,
+                "cost": 5e-4 * change,
+                "borrow": np.zeros(len(dates)),
+                "long": weights.clip(0).sum(axis=1),
+                "short": -weights.clip(max=0).sum(axis=1),
+            }
+            net[model, strategy] = daily["simple_return"]
+            key = {"part": part, "model": model, "strategy": strategy}
+            tables["returns"].append(pd.DataFrame({**key, "date": dates, **daily}))
+            tables["positions"].append(
+                pd.DataFrame(
+                    {
+                        **key,
+                        "date": np.repeat(dates, len(symbols)),
+                        "symbol": np.tile(symbols, len(dates)),
+                        "weight": weights.ravel(),
+                    }
+                )
+            )
+            found = performance(
+                daily.pop("simple_return"),
+                dates_T=dates,
+                **{f"{name}_T": values for name, values in daily.items()},
+                benchmark_T=moves.mean(axis=1),
+                periods=260.9,
+            )
+            reach = 1.96 / np.sqrt(len(dates) / 260.9)
+            interval = [found["sharpe"] - reach, found["sharpe"] + reach]
+            wide = [found["annual_return"] - 0.2, found["annual_return"] + 0.2]
+
+            def put(name: str, value: Any, at: tuple[str, ...] = (part, model, strategy)) -> None:
+                told[name].setdefault(at[0], {}).setdefault(at[1], {})[at[2]] = value
+
+            put("performance", {**found, "marked": 2, "late": 0})
+            put("intervals", {"sharpe": interval, "annual_return": wide})
+            put(
+                "levels",
+                {
+                    str(level): {
+                        "sharpe": (gross - level * 1e-4 * change).mean()
+                        / (gross - level * 1e-4 * change).std(ddof=1)
+                        * np.sqrt(260.9),
+                        "annual_return": found["annual_return"] - level * 1e-4,
+                        "max_drawdown": 0.2,
+                        "sharpe_interval": interval,
+                    }
+                    for level in (0, 2, 5, 10)
+                },
+            )
+            put("sharpe_at_zero", found["sharpe"] + 0.1)
+            if model != "none":
+                put(
+                    "differences",
+                    {
+                        benchmark: {"sharpe_difference": -0.31, "t": -1.2, "p": 0.23, "p_holm": 0.9}
+                        for benchmark in BENCHMARK_STRATEGIES
+                    },
+                )
+        tested = {
+            "mean_var": -0.028,
+            "rate": 0.013,
+            "rate_t": 0.9,
+            "kupiec_p": 0.41,
+            "independence_p": 0.03,
+            "conditional_p": 0.07,
+            "es_p": 0.2,
+        }
+        told["risk"][part] = {
+            "equal_weight": {model: {"01": tested, "05": tested} for model in models}
+        }
+        for model in models:
+            realised = moves.mean(axis=1)
+            spread = pd.Series(realised).ewm(halflife=20).std().bfill().to_numpy()
+            tables.setdefault("risk", []).append(
+                pd.DataFrame(
+                    {
+                        **{"part": part, "portfolio": "equal_weight", "model": model},
+                        "origin": dates,
+                        **{"var01": -2.4 * spread, "var05": -1.6 * spread},
+                        **{"es01": -3.0 * spread, "es05": -2.1 * spread, "realised": realised},
+                    }
+                )
+            )
+    run = Run(path)
+    for name, blocks in tables.items():
+        if blocks:
+            run.write(f"{name}.parquet", pd.concat(blocks, ignore_index=True))
+    at_zero = told.pop("sharpe_at_zero")
+    run.write(
+        "metrics.json",
+        {
+            **{"objective": -0.4, "parts": list(parts), "networks": list(networks)},
+            **{"execution": execution, "optimistic": execution == "close"},
+            **{"benchmark_strategies": list(BENCHMARK_STRATEGIES), "horizon": 1, "periods": 260.9},
+            **told,
+            "delisting": {"symbols": ["RRC"], "return": -0.3, "sharpe_at_zero": at_zero}
+            if delisted
+            else None,
+        },
+    )
+    if luck:
+        states = {"psr": 0.81, "dsr": 0.42, "dsr_clusters": 0.96}
+        states |= {"expected_maximum": 0.9, "expected_maximum_clusters": 0.5}
+        run.write(
+            "luck.json",
+            {
+                **{"part": parts[-1], "trials": 31, "clusters": 4, "series": 29},
+                "sharpe_variance": 0.2,
+                "strategies": {model: dict.fromkeys(strategies, states) for model in models},
+                "pbo": {
+                    **{"value": 0.44, "configurations": 12, "blocks": 16},
+                    "logits": [[x / 4, 9 - abs(x)] for x in range(-8, 9)],
+                    "degradation": {"slope": -0.3, "intercept": 0.2, "loss": 0.4},
+                }
+                if pbo
+                else {"not_computed": "fewer than ten configurations"},
+            },
+        )
+    rules = {strategy: {"rule": strategy} for strategy in strategies}
+    run.write(
+        "config.yaml",
+        {
+            **traded.config,
+            "strategy": {"rules": rules, "rebalance": 1, "horizon": None},
+            "costs": {
+                **{"commission": 1.0, "half_spread": 2.0, "slippage": 2.0, "impact": None},
+                **{"capital": None, "borrow": 0.5, "cash": 0.0, "delisting_return": -30.0},
+                "levels": [0, 2, 5, 10],
+            },
+        },
+    )
+    run.write("data.json", {**traded.data, "source_run": traded.name})
+    run.write("overrides.yaml", ["strategy=all"])
+    run.write("environment.json", {"python": "3.11.9", "device": "cpu"})
+    run.write("timing.json", {"total_seconds": 20.0})
+    if not source:
+        shutil.rmtree(traded.path)
+    return run
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`built("run" or "backtest", **options)` gives a folder that tests share and leave alone."""
+    """`built("run" | "backtest" | "portfolio", **options)`: a folder that tests leave alone."""
     root, known = tmp_path_factory.mktemp("built"), dict[str, Path]()
-    builders = {"run": build_run, "backtest": build_backtest}
+    builders = {"run": build_run, "backtest": build_backtest, "portfolio": build_portfolio}
 
     def build(kind: str, **options: Any) -> Path:
         key = f"{kind} {options}"
         if key not in known:
-            known[key] = builders[kind](root / str(len(known)), **options).path
+            known[key] = builders[kind](root / str(len(known)) / kind, **options).path
         return known[key]
 
     return build
@@ -425,5 +621,18 @@ def make_backtest(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., R
 
     def make(name: str = "backtest-0123456789", **options: Any) -> Run:
         return Run(shutil.copytree(built("backtest", **options), tmp_path / name))
+
+    return make
+
+
+@pytest.fixture
+def make_portfolio(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., Run]:
+    """`make_portfolio(**options)` gives a portfolio's folder beside that of its backtest."""
+
+    def make(name: str = "portfolio-0123456789", **options: Any) -> Run:
+        folder = built("portfolio", **options)
+        for other in folder.parent.glob("backtest-*"):
+            shutil.copytree(other, tmp_path / other.name, dirs_exist_ok=True)
+        return Run(shutil.copytree(folder, tmp_path / name))
 
     return make

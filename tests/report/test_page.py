@@ -93,6 +93,14 @@ def walked(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
     return write_report(Run(shutil.copytree(built("backtest", symbols=HOSTILE[:2]), copy)))
 
 
+@pytest.fixture(scope="module")
+def traded(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a portfolio whose symbols are markup."""
+    folder = built("portfolio", symbols=HOSTILE).parent
+    copy = shutil.copytree(folder, tmp_path_factory.mktemp("traded") / "outputs")
+    return write_report(Run(copy / "portfolio"))
+
+
 def test_the_page_has_every_section_in_order_and_every_link_leads_to_one(trained: Path) -> None:
     page = Page(trained)
     sections = [a["id"] for tag, a in page.elements if tag == "section"]
@@ -224,7 +232,7 @@ def test_a_long_table_of_symbols_is_cut_and_says_so(make_run: Make) -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-@pytest.mark.parametrize(("report", "figures"), [("hostile", 7), ("walked", 15)])
+@pytest.mark.parametrize(("report", "figures"), [("hostile", 7), ("walked", 15), ("traded", 9)])
 def test_a_browser_draws_every_figure_without_an_error(
     request: pytest.FixtureRequest, tmp_path: Path, report: str, figures: int
 ) -> None:
@@ -305,3 +313,77 @@ def test_a_folder_that_holds_the_scores_alone_has_its_page(
     page = Page(write_report(run))
     assert "NaN" not in page.text and "None" not in page.text
     assert len(page.figures) == 1  # the fan of the one symbol
+
+
+def test_a_portfolio_has_its_sections_and_every_link_leads_to_one(traded: Path) -> None:
+    page = Page(traded)
+    sections = [a["id"] for tag, a in page.elements if tag == "section"]
+    assert sections == [
+        *("summary", "performance", "equity", "years", "costs", "holdings", "ranking", "luck"),
+        *("risk", "data", "configuration", "environment"),
+    ]
+    assert [a["href"] for tag, a in page.elements if tag == "a"] == [f"#{s}" for s in sections]
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert "NaN" not in page.text and "None" not in page.text
+    assert not {"b", "img"} & {tag for tag, _ in page.elements}
+    assert traded.stat().st_size < 8e6
+
+
+def test_the_same_portfolio_gives_the_same_bytes(make_portfolio: Make, traded: Path) -> None:
+    again = write_report(make_portfolio(traded.parent.name, symbols=HOSTILE))
+    assert again.read_bytes() == traded.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"parts": ("validation",), "luck": False},
+        {"networks": (), "models": ("mine",), "strategies": ("bought",), "source": False},
+        {"models": ("lstm",), "strategies": ("<u>",), "pbo": False},
+        {"execution": "close", "symbols": ("BA",)},
+        {"delisted": True, "models": ("gjr_t",), "networks": ()},
+    ],
+    ids=lambda options: " ".join(map(str, options.items())),
+)
+def test_every_kind_of_portfolio_has_its_page(
+    make_portfolio: Make, options: dict[str, Any]
+) -> None:
+    page = Page(write_report(make_portfolio(**{"years": (2020,), **options})))
+    assert "NaN" not in page.text and "None" not in page.text
+    assert not {"u", "b"} & {tag for tag, _ in page.elements}
+    assert ("optimistic execution" in page.text) == (options.get("execution") == "close")
+    assert ("luck" in page.text.lower()) and page.figures
+
+
+def test_a_portfolio_of_which_the_metrics_alone_are_left_has_its_page(
+    make_portfolio: Make,
+) -> None:
+    run = make_portfolio(years=(2020,))
+    for path in [*run.path.glob("*.parquet"), run.path / "luck.json"]:
+        path.unlink()
+    kept = ("parts", "performance")
+    run.write("metrics.json", {key: run.metrics[key] for key in kept})
+    run.write("config.yaml", {"strategy": {}})
+    run.write("data.json", {})
+    page = Page(write_report(run))
+    assert "NaN" not in page.text and "None" not in page.text
+    assert [figure["layout"]["title"]["text"][:15] for figure in page.figures] == [
+        "Monthly returns"
+    ]
+
+
+def test_a_network_that_states_positions_has_its_page(make_portfolio: Make, make_run: Make) -> None:
+    run = make_portfolio(years=(2020,), models=("lstm",), strategies=("position",), luck=False)
+    shutil.copy(make_run().path / "history.csv", run.path)
+    config = {"model": {"cell": "lstm"}, "head": {"name": "position", "cost": 2.0}}
+    run.write("config.yaml", config)
+    kept = ("objective", "parts", "performance")
+    run.write("metrics.json", {key: run.metrics[key] for key in kept})
+    page = Page(write_report(run))
+    assert "The positions that lstm states" in page.text and "at 2.0 basis points" in page.text
+    assert any("Learning curves" in f["layout"]["title"]["text"] for f in page.figures)
+    assert "minus the Sharpe ratio" in json.dumps(page.figures)
+    assert "NaN" not in page.text and "None" not in page.text
+    run.write("metrics.json", {"objective": None, "parts": ["test"], "networks": ["lstm"]})
+    assert "state positions" in Page(write_report(run)).text

@@ -1,0 +1,1 @@
+"""Strategies, costs, simulation and performance: from forecasts to a portfolio."""

@@ -1,0 +1,173 @@
+"""Strategies on forecasts, or given weights, traded after costs and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from forecast.portfolio.coverage import portfolio_risk
+from forecast.portfolio.decisions import decide_all, decide_benchmarks
+from forecast.portfolio.judgement import judge
+from forecast.portfolio.plan import Plan
+from forecast.portfolio.sharpe import differences
+from forecast.portfolio.simulation import Simulation, simulate
+from forecast.portfolio.source import Source
+from forecast.portfolio.strategies import BENCHMARKS, FROM_PRICES
+from forecast.run import Run
+from forecast.weights import NAMES, validate_weights
+
+
+def trade(
+    run: Run, plan: Plan, source: Source, *, parts: Sequence[str], jobs: int = 1
+) -> dict[str, Any]:
+    """Decide, simulate and judge; tables go to the run's folder.
+
+    Parameters
+    ----------
+    parts : to trade, in canonical order.
+    jobs : processes for the strategies that optimise.
+
+    Returns
+    -------
+    dict
+        `metrics.json` but for its parts.
+    """
+    tables: dict[str, list[pd.DataFrame]] = {}
+    metrics: dict[str, Any] = {
+        "objective": None,
+        "networks": list(source.networks),
+        "execution": plan.execution,
+        "optimistic": plan.optimistic,
+        "benchmark_strategies": list(BENCHMARKS),
+        "horizon": source.horizon,
+        "periods": plan.quotes.periods,
+        **{key: {} for key in ("performance", "intervals", "levels", "differences", "risk")},
+        "delisting": None,
+    }
+    for part in parts:
+        weights = _weights(plan, source, part, jobs)
+        held = simulate(
+            plan.quotes,
+            weights,
+            costs=plan.costs,
+            cash_T=plan.cash_T,
+            execution=plan.execution,
+            keep=True,
+            max_gross=plan.limits.max_gross,
+        )
+        found = judge(plan, weights, held)
+        ended = found.pop("delisting")
+        if ended is not None:
+            block = metrics["delisting"] or {"symbols": [], "sharpe_at_zero": {}}
+            block["return"] = plan.costs.delisting_return / 100
+            block["symbols"] = sorted({*block["symbols"], *ended["symbols"]})
+            block["sharpe_at_zero"][part] = ended["sharpe_at_zero"]
+            metrics["delisting"] = block
+        made = {
+            "weights": weights,
+            "returns": _returns(part, held),
+            "positions": _sparse(part, held, held.positions_PTS, "weight"),
+            "trades": _sparse(part, held, held.traded_PTS, "traded"),
+        }
+        found["differences"] = differences(
+            made["returns"],
+            part=part,
+            benchmarks=[(FROM_PRICES, name) for name in BENCHMARKS],
+            periods=plan.quotes.periods,
+        )
+        if source.forecasts is not None and source.horizon is not None:
+            made["risk"], found["risk"] = portfolio_risk(
+                source.forecasts,
+                part=part,
+                horizon=source.horizon,
+                models=source.models,
+                # What is decided but once has no series of risks to test.
+                weights=weights[weights["strategy"] != "buy_and_hold"],
+            )
+        for name, values in found.items():
+            metrics[name][part] = values
+        for name, rows in made.items():
+            tables.setdefault(name, []).append(rows)
+    for name, pieces in tables.items():
+        run.write(f"{name}.parquet", pd.concat(pieces, ignore_index=True))
+    metrics["objective"] = _objective(metrics, source.networks)
+    return metrics
+
+
+def _weights(plan: Plan, source: Source, part: str, jobs: int) -> pd.DataFrame:
+    """All weights of a part, benchmarks included."""
+    if source.weights is not None:
+        given = source.weights[(source.weights["part"] == part).to_numpy()]
+        found = [given, decide_benchmarks(given, plan.quotes, limits=plan.limits, part=part)]
+        whole = pd.concat([frame.astype(dict.fromkeys(NAMES, str)) for frame in found])
+        return validate_weights(whole, part)
+    assert source.forecasts is not None and source.horizon is not None
+    return decide_all(
+        source.forecasts,
+        plan.quotes,
+        models=source.models,
+        horizon=source.horizon,
+        limits=plan.limits,
+        part=part,
+        jobs=jobs,
+    )
+
+
+def _objective(metrics: dict[str, Any], networks: Sequence[str]) -> float | None:
+    """Minus the net validation Sharpe ratio of the first network's first strategy."""
+    validation = metrics["performance"].get("validation", {})
+    for model in networks:
+        for values in validation.get(model, {}).values():
+            return None if values["sharpe"] is None else -float(values["sharpe"])
+    return None
+
+
+def _returns(part: str, held: Simulation) -> pd.DataFrame:
+    """`returns.parquet`: a row per pair and date."""
+    count, dates = len(held.pairs), len(held.dates_T)
+    return pd.DataFrame(
+        {
+            **_pairs_of(part, held, np.repeat(np.arange(count), dates)),
+            "date": np.tile(held.dates_T.astype("datetime64[s]"), count),
+            "simple_return": held.return_PT.reshape(-1),
+            "gross_return": held.gross_return_PT.reshape(-1),
+            "cash_return": np.tile(held.cash_return_T, count),
+            "turnover": held.turnover_PT.reshape(-1),
+            "cost": held.cost_PT.reshape(-1),
+            "borrow": held.borrow_PT.reshape(-1),
+            "long": held.long_PT.reshape(-1),
+            "short": held.short_PT.reshape(-1),
+        }
+    )
+
+
+def _sparse(
+    part: str, held: Simulation, values_PTS: np.ndarray | None, column: str
+) -> pd.DataFrame:
+    """Rows of an array where it is not zero."""
+    assert values_PTS is not None
+    p, t, s = np.nonzero(values_PTS)
+    symbol = pd.Categorical.from_codes(s.astype(np.int32), categories=pd.Index(held.symbols))
+    return pd.DataFrame(
+        {
+            **_pairs_of(part, held, p),
+            "date": held.dates_T[t].astype("datetime64[s]"),
+            "symbol": symbol,
+            column: values_PTS[p, t, s],
+        }
+    )
+
+
+def _pairs_of(part: str, held: Simulation, p: np.ndarray) -> dict[str, Any]:
+    """Columns part, model and strategy of rows that belong to pairs `p`."""
+    columns: dict[str, Any] = {
+        "part": pd.Categorical.from_codes(0 * p, categories=pd.Index([part]))
+    }
+    for i, name in enumerate(("model", "strategy")):
+        names = sorted({pair[i] for pair in held.pairs})
+        codes = np.array([names.index(pair[i]) for pair in held.pairs], dtype=np.int32)
+        columns[name] = pd.Categorical.from_codes(codes[p], categories=pd.Index(names))
+    return columns
