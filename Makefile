@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune backtest audit bench-training bench-scale bench-scores bench-rows bench-size bench-backtest
+.PHONY: train test lint prune backtest audit bench-training bench-scale bench-scores bench-rows bench-size bench-backtest bench-trading bench-simulation bench-luck
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
@@ -42,6 +42,15 @@ bench-size: $(VENV)/ready
 
 bench-backtest: $(VENV)/ready
 	$(BIN)/python benchmarks/backtest.py
+
+bench-trading: $(VENV)/ready
+	$(BIN)/python benchmarks/trading.py
+
+bench-simulation: $(VENV)/ready
+	$(BIN)/python benchmarks/simulation.py
+
+bench-luck: $(VENV)/ready
+	$(BIN)/python benchmarks/luck.py
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

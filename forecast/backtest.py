@@ -95,6 +95,7 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
         Anything about options, data or device that the user can mend; a fold that failed is named,
         and the others are kept.
     """
+    from forecast.portfolio.plan import check_options, make_plan
     from forecast.prices import load_prices
 
     config = plain(cfg)
@@ -105,48 +106,51 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
     walk = instantiate(config["backtest"], "backtest", Walk)
     instantiate(config["significance"], "significance", Significance)
     instantiate(config["report"], "report", Report)
-    walked = settings.forecasts is None and settings.weights is None
-    traded = _is_traded(config, settings, walked)
+    walked, traded = settings.walked, _is_traded(config, settings)
+    check_options(config)  # traded or not: a typing error is one either way
     device, own = _checked(config) if walked else ("none", "")
     prices = load_prices(config["data"]) if walked or traded else None
-    plan = None if prices is None or not traded else _plan(config, prices, walked)
+    plan = make_plan(config, prices, walked=walked) if prices is not None and traded else None
     # Forecasts do not depend on how they are traded.
     asked = {key: value for key, value in config.items() if key not in TRADING}
+    # What is not asked for again is not forgotten: with a portfolio, that is what force is about.
+    force = settings.force and plan is None
     if prices is not None and walked:
-        run = _completed(_walked(asked, settings, walk, prices, device, own), settings, overrides)
+        stage = _walked(asked, settings, walk, prices, device, own)
+        run = _completed(stage, overrides, force=force)
     elif settings.weights is None:
-        run = _completed(_given(asked, settings), settings, overrides)
+        run = _completed(_given(asked, settings), overrides, force=force)
     else:
         run = None
     if prices is not None and plan is not None:
         if not walked:
             config = {key: config[key] for key in (*SCORING, *TRADING, *WHERE)}
-            own = run.name if run else _sha256("weights", [Path(str(settings.weights))])
+            own = run.data["sha256"] if run else _sha256("weights", [Path(str(settings.weights))])
         stage = _traded(config, settings, walk, plan, prices, run, device=device, own=own)
-        run = _completed(stage, settings, overrides)
+        run = _completed(stage, overrides, force=settings.force)
     assert run is not None  # weights are always traded
     return run
 
 
-def _is_traded(config: Mapping[str, Any], settings: Backtest, walked: bool) -> bool:
+def _is_traded(config: Mapping[str, Any], settings: Backtest) -> bool:
     """Whether there is a portfolio; refuses strategies where weights are there already."""
     from forecast.models.choice import states_positions
 
     rules = bool(config["strategy"].get("rules"))
-    positions = walked and states_positions(config)
+    positions = settings.walked and states_positions(config)
     if rules and (positions or settings.weights is not None):
         what = "head=position states" if positions else f"weights={settings.weights} holds"
         raise ForecastError(f"{what} weights, which are traded as they are: leave out strategy.")
     return rules or positions or settings.weights is not None
 
 
-def _completed(stage: Stage, settings: Backtest, overrides: Sequence[str]) -> Run:
+def _completed(stage: Stage, overrides: Sequence[str], *, force: bool) -> Run:
     """Work on the parts that are missing, then the report."""
     from forecast.models.walk import timing
 
     start, run, config = time.perf_counter(), stage.run, stage.config
     with run.lock():
-        if settings.force:
+        if force:
             run.clear()
         missing = [part for part in stage.parts if part not in run.parts]
         spent = float(run.timing.get("total_seconds", 0.0))
@@ -190,17 +194,6 @@ def _checked(config: dict[str, Any]) -> tuple[str, str]:
     device, own = check_options(config)
     check_models(config, SUFFIX)
     return device, own
-
-
-def _plan(config: dict[str, Any], prices: Prices, walked: bool) -> Plan:
-    """What is traded; refused before anything is trained where forecasts come too late for it."""
-    from forecast.portfolio.plan import check_horizon, make_plan
-
-    plan = make_plan(config, prices)
-    if walked and plan.limits.rules:
-        delays = [config["target"]["delay"]]
-        check_horizon(plan, horizons=config["horizons"], delays=delays)
-    return plan
 
 
 def _walked(
@@ -352,21 +345,23 @@ def _traded(
     """The portfolio of forecasts that are made, or of weights that are given."""
     from forecast.models.executors import processes
     from forecast.portfolio.published import publish, renew_luck, table
-    from forecast.portfolio.rules import own_rules_sha256
     from forecast.portfolio.source import Source
 
-    given = Source.of(source, settings.weights, plan, config["significance"]["benchmark"])
+    judge = config["significance"]["benchmark"]
+    given = Source.of(source, settings.weights, plan, benchmark=judge, prices=prices)
     parts = [part for part in given.parts if part in settings.parts]
     if not parts:
         raise ForecastError(
             f"weights={settings.weights}: no row of {', '.join(settings.parts)}; there are "
             f"{', '.join(given.parts)}. Correct evaluate or the table."
         )
-    own += own_rules_sha256(plan.limits.rules)
-    name = run_name("portfolio", config, data=prices.sha256, device=device, own=own)
+    name = run_name(
+        "portfolio", config, data=prices.sha256, device=device, own=own + plan.own_sha256
+    )
+    read = own if settings.weights is None else ""  # each strategy's own rows tell it apart
     run = Run(Path(settings.outputs) / name)
     work = partial(
-        publish, run, config=config, plan=plan, source=given, prices=prices,
+        publish, run, config=config, plan=plan, source=given, prices=prices, read=read,
         jobs=processes(walk.jobs),
     )  # fmt: skip
     return Stage(

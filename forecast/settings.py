@@ -70,6 +70,11 @@ class Backtest(Settings):
     execution: str | None
     recalibrate: str
 
+    @property
+    def walked(self) -> bool:
+        """Whether networks are trained, rather than tables read."""
+        return self.forecasts is None and self.weights is None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.recalibrate not in RECALIBRATIONS:

@@ -242,9 +242,10 @@ class PositionHead:
         return position * (full * (self.volatility / math.sqrt(periods)))
 
     def start(self, y: NDArray[Any]) -> list[float]:
-        # Half a position on the side that paid: the Sharpe ratio does not change with the size of
-        # a constant position, and has no slope to follow at 0 and beyond the bend of the tanh.
-        return [math.atanh(0.5 if np.mean(y) >= 0 else -0.5)]
+        # Always long, a benchmark of its own, so that training begins at what takes no skill. Half
+        # a position: of a constant one the size means nothing to a Sharpe ratio, and there is room
+        # on both sides.
+        return [math.atanh(0.5)]
 
 
 # Heads that state a distribution.

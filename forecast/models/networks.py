@@ -116,8 +116,10 @@ class Network(nn.Module):
             # The read-out is the model: nothing is hidden, and a skip would only repeat it.
             hidden_size, layers, dropout, skip = features, 0, 0.0, False
         self.input_dropout = nn.Dropout(input_dropout)
+        # The gradient of an LSTM's only input would be split by threads: it gets a second, all 0.
+        self.padding = int(cell == "lstm" and features == 1)
         self.recurrence = CELLS[cell](
-            features,
+            features + self.padding,
             hidden_size,
             layers,
             batch_first=True,
@@ -154,7 +156,8 @@ class Network(nn.Module):
         state : Tensor, or a pair of them (LSTM)
         """
         x_BLF = _same_at_every_session(self.input_dropout, self.standardise(x_BLF))
-        hidden_BLU, state = self.recurrence(x_BLF, state)
+        read_BLF = nn.functional.pad(x_BLF, (0, self.padding)) if self.padding else x_BLF
+        hidden_BLU, state = self.recurrence(read_BLF, state)
         hidden_BLU = _same_at_every_session(self.output_dropout, hidden_BLU[:, warmup:])
         raw = _linear(self.readout, hidden_BLU)
         if self.skip is not None:
@@ -180,4 +183,7 @@ def _linear(layer: nn.Linear, x_BLU: Tensor) -> Tensor:
     splits by the number of threads, and so would the bits of a trained network.
     """
     y = torch.bmm(x_BLU, layer.weight.t().expand(len(x_BLU), -1, -1))
-    return y if layer.bias is None else y + layer.bias
+    if layer.bias is None:
+        return y
+    # The gradient of a single bias is one long sum too, unless it is taken window by window.
+    return y + (layer.bias if layer.out_features > 1 else layer.bias.expand(len(y), 1, -1))

@@ -105,7 +105,7 @@ def cash_rate(cash: float | str, prices: Prices, dates: np.ndarray) -> np.ndarra
     if cash not in columns:
         raise ForecastError(
             f"costs.cash={cash} is neither a number nor a column of data.covariates that holds for "
-            f"all symbols{nearest(cash, sorted(columns))}"
+            f"all symbols{nearest(cash, sorted(columns)) if columns else remedy}"
         )
     table = columns[cash].frame[["known", cash]].dropna()
     day = table["known"].to_numpy().astype("datetime64[D]")

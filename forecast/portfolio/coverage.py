@@ -1,11 +1,14 @@
 """Portfolio value-at-risk and expected shortfall, and whether what happened agrees with them.
 
-Weights decided at an origin are held still over the target window of the forecasts made there; what
-is not held is cash and returns nothing. A portfolio's scenarios are its symbols' joint ones, so a
-model whose every forecast is right is still wrong here if it errs on how symbols move together.
+Value-at-risk is that of the weights decided at an origin, held still over the target window of the
+forecasts made there, at origins with a decision: neither of what a simulation holds while it waits
+for a fill, drifts or trades within the window, nor of days between decisions. What is not held is
+cash and returns nothing. A portfolio's scenarios are its symbols' joint ones, so a model whose
+every forecast is right is still wrong here if it errs on how symbols move together.
 
 An origin is left out of a portfolio where nothing is held, or something for which there is no
-forecast.
+forecast, and out of its tests where the outcome of something held is null. Losing such origins may
+flatter a portfolio (a symbol that ended may have ended badly), so they are counted.
 """
 
 from __future__ import annotations
@@ -67,7 +70,10 @@ def portfolio_risk(
         [portfolio][model]["01" | "05"], undefined figures null: `rate` of exceedances with its
         `rate_t` and `rate_p` (dependence over time allowed for), `kupiec_p`, `independence_p` and
         `conditional_p` as in `evaluation.risk`, `es_excess` and `es_p` of `shortfall_test`,
-        `mean_var`, `mean_es`, and the number of `origins` whose outcome is known.
+        `mean_var`, `mean_es`, the number of `origins` whose outcome is known, and `origins_lost`:
+        of those at which something was held, how many are missing from the tests because a held
+        symbol has no forecast there or its outcome is null (it ended, or lacks a session). The
+        last origins of the data, whose outcomes nobody knows yet, are not lost.
 
     Raises
     ------
@@ -85,11 +91,13 @@ def portfolio_risk(
         for t, symbols_S, return_SN in scenarios(
             marginals, template=template, least=least, seed=seed
         ):
-            asked, weight_PS = portfolios.at(t, symbols_S)
-            risk.add(t, asked, weight_PS, return_SN, marginals.actual_TS[t, symbols_S])
+            held, asked, weight_PS = portfolios.at(t, symbols_S)
+            risk.add(t, held, asked, weight_PS, return_SN, marginals.actual_TS[t, symbols_S])
         # As for single symbols: with a delay, what happens before a target starts moves the
         # exceedances of all origins that lie before its end.
         steps = horizon + marginals.delay
+        known = np.flatnonzero(~np.isnan(marginals.actual_TS).all(axis=1))
+        lost_P = risk.lost(int(known.max(initial=-1)))
         for p, label in enumerate(portfolios.labels):
             rows = risk.rows(p)
             if len(rows):
@@ -99,7 +107,10 @@ def portfolio_risk(
                         {**key, "origin": marginals.origins[rows], **risk.columns(rows, p)}
                     )
                 )
-                metrics.setdefault(label, {})[model] = risk.tests(rows, p, steps, seed)
+                tests = risk.tests(rows, p, steps, seed)
+                for figures in tests.values():
+                    figures["origins_lost"] = int(lost_P[p])
+                metrics.setdefault(label, {})[model] = tests
     empty = pd.DataFrame(columns=["part", "portfolio", "model", "origin", *COLUMNS])
     types = {**dict.fromkeys(empty, "str"), "origin": "datetime64[s]"}
     types.update(dict.fromkeys(COLUMNS, "float64"))  # of an empty table too, which may be joined
@@ -147,8 +158,9 @@ class _Portfolios:
         self._weight = rows["weight"].to_numpy()[chosen]
         self._first = np.searchsorted(t[order], np.arange(len(marginals.origins) + 1))
 
-    def at(self, t: int, symbols_S: Array) -> tuple[Array, Array]:
-        """Portfolios that can be asked about at an origin, and their weights, shape (P, S)."""
+    def at(self, t: int, symbols_S: Array) -> tuple[Array, Array, Array]:
+        """Portfolios that hold something at an origin, those of them that can be asked about, and
+        the weights of these, shape (P, S)."""
         rows = slice(self._first[t], self._first[t + 1])
         weight_PS = np.zeros((len(self.labels), self._symbols + 1))
         weight_PS[self._p[rows], self._s[rows]] = self._weight[rows]
@@ -156,8 +168,9 @@ class _Portfolios:
         held_PS = weight_PS != 0
         forecast_S = np.zeros(self._symbols + 1, bool)
         forecast_S[symbols_S] = True
-        asked = np.flatnonzero(held_PS.any(axis=1) & ~held_PS[:, ~forecast_S].any(axis=1))
-        return asked, weight_PS[np.ix_(asked, symbols_S)]
+        held = np.flatnonzero(held_PS.any(axis=1))
+        asked = held[~held_PS[np.ix_(held, ~forecast_S)].any(axis=1)]
+        return held, asked, weight_PS[np.ix_(asked, symbols_S)]
 
 
 class _Risk:
@@ -168,15 +181,23 @@ class _Risk:
         self._lowest_TPK = np.full((origins, portfolios, _kept(template)), np.nan)
         self._var_LTP, self._es_LTP = np.full((2, len(RISK_LEVELS), origins, portfolios), np.nan)
         self._realised_TP = np.full((origins, portfolios), np.nan)
+        self._held_TP = np.zeros((origins, portfolios), bool)
 
     def add(
-        self, t: int, asked: Array, weight_PS: Array, return_SN: Array, actual_S: Array
+        self,
+        t: int,
+        held: Array,
+        asked: Array,
+        weight_PS: Array,
+        return_SN: Array,
+        actual_S: Array,
     ) -> None:
         # Not `@`: a matrix product may be cut differently, and round otherwise, with more threads.
         return_PN = np.einsum("ps,sn->pn", weight_PS, return_SN)
         number = return_PN.shape[1]
         lowest_PK = np.sort(np.partition(return_PN, _kept(number) - 1)[:, : _kept(number)])
         self._number_T[t] = number
+        self._held_TP[t, held] = True
         self._lowest_TPK[t, asked, : _kept(number)] = lowest_PK
         for i, level in enumerate(RISK_LEVELS.values()):
             self._var_LTP[i, t, asked], self._es_LTP[i, t, asked] = tail_risk(
@@ -188,6 +209,12 @@ class _Risk:
     def rows(self, p: int) -> Array:
         """Origins at which a portfolio was asked about."""
         return np.flatnonzero(~np.isnan(self._var_LTP[0, :, p]))
+
+    def lost(self, last: int) -> Array:
+        """Up to an origin, how many each portfolio is not tested at though it held something."""
+        lost_TP = self._held_TP[: last + 1] & np.isnan(self._realised_TP[: last + 1])
+        count: Array = lost_TP.sum(axis=0)
+        return count
 
     def columns(self, rows: Array, p: int) -> dict[str, Array]:
         """Of the table of risks."""
@@ -230,4 +257,4 @@ class _Risk:
 
 def _kept(scenarios: int) -> int:
     """How many of the lowest scenarios `tail_risk` needs at the highest level."""
-    return int(max(RISK_LEVELS.values()) * (scenarios + 1)) + 1
+    return int(max(RISK_LEVELS.values()) * scenarios + 0.5) + 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from forecast.config import ForecastError
 from forecast.portfolio.costs import Costs
 from forecast.portfolio.intervals import intervals
 from forecast.portfolio.performance import performance
@@ -19,13 +21,16 @@ BENCHMARK = (FROM_PRICES, "equal_weight")  # that beta and alpha are taken to
 SHOWN = ("sharpe", "annual_return", "max_drawdown")  # at other costs
 
 
-def judge(plan: Plan, weights: pd.DataFrame, held: Simulation) -> dict[str, Any]:
+def judge(
+    plan: Plan, weights: pd.DataFrame, held: Simulation, *, until: np.datetime64 | None = None
+) -> dict[str, Any]:
     """Judge every pair of a part.
 
     Parameters
     ----------
     weights : Weights of the part, `equal_weight` among them.
     held : their simulation at the costs of the plan.
+    until : last date simulated, where it is not that of the last decisions.
 
     Returns
     -------
@@ -43,12 +48,16 @@ def judge(plan: Plan, weights: pd.DataFrame, held: Simulation) -> dict[str, Any]
             cash_T=plan.cash_T,
             execution=plan.execution,
             delisting_return=delisting_return,
+            until=until,
         )
 
     measured = measures(held, periods=plan.quotes.periods)
     levels: list[dict[str, Any]] = [{} for _ in held.pairs]
     for level in plan.costs.levels:
-        simulation = again(plan.costs.at(level))
+        try:
+            simulation = again(plan.costs.at(level))
+        except ForecastError as error:
+            raise ForecastError(f"costs.levels: at {level:g} basis points {error}") from error
         found = measures(simulation, periods=plan.quotes.periods)
         for row, values, bound in zip(levels, found, bounds(plan, simulation), strict=True):
             shown = {key: values[key] for key in SHOWN}
@@ -69,8 +78,7 @@ def judge(plan: Plan, weights: pd.DataFrame, held: Simulation) -> dict[str, Any]
 def measures(simulation: Simulation, *, periods: float) -> list[dict[str, Any]]:
     """Performance of every pair, beside what it could not trade as asked."""
     at = simulation.pairs.index(BENCHMARK) if BENCHMARK in simulation.pairs else None
-    # Nothing happens on the first date but a fill at its very close, which costs.
-    begin = 0 if simulation.cost_PT[:, 0].any() else 1
+    begin = first_session(simulation)
     return [
         {
             **performance(
@@ -93,11 +101,20 @@ def measures(simulation: Simulation, *, periods: float) -> list[dict[str, Any]]:
     ]
 
 
+def first_session(simulation: Simulation) -> int:
+    """Index of the first date with a return.
+
+    On the first origin nothing happens but a fill at its very close.
+    """
+    return 0 if simulation.turnover_PT[:, 0].any() else 1
+
+
 def bounds(plan: Plan, simulation: Simulation) -> list[dict[str, list[float] | None]]:
     """Bootstrap intervals of every pair."""
+    begin = first_session(simulation)
     return intervals(
-        simulation.return_PT[:, 1:],
-        cash_return_T=simulation.cash_return_T[1:],
+        simulation.return_PT[:, begin:],
+        cash_return_T=simulation.cash_return_T[begin:],
         periods=plan.quotes.periods,
         repetitions=REPETITIONS,
         seed=0,

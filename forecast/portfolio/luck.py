@@ -1,5 +1,9 @@
 """How much of a Sharpe ratio is luck: one series' length and tails, and the number of trials.
 
+The probabilistic and the deflated Sharpe ratio are one minus the p values of one-sided tests: how
+often a strategy that is truly no better than a benchmark would have looked worse than this one. A
+probability of skill they are not, which would depend on how rare skill is.
+
 Sharpe ratios below are per session and of simple returns over cash, unless annualised is said.
 
 References
@@ -50,28 +54,32 @@ def luck(
         The content of `luck.json`; what is undefined is None.
 
         - `part`; `trials`: configurations on the ledger; `series`: those whose returns are left;
-          `clusters`: groups of these of correlation 0.5 and more, and each of the others as one.
+          `clusters`: groups of these of correlation 0.5 and more, and each of the others as one;
+          None, as all that is of clusters, where there are several trials and no correlation
+          between any two of them is known, for want of 60 common sessions.
         - `sharpe_variance`, `sharpe_variance_clusters`: of the annualised Sharpe ratios of the
           trials, and of the clusters.
-        - `strategies[model][strategy]`: `psr`, the probability that the true Sharpe ratio is above
-          0; `dsr`, that it is above the annualised `expected_maximum` of as many trials without
-          skill; `dsr_clusters`, `expected_maximum_clusters`: of as many clusters, which is kinder,
-          since the best member of a cluster is a choice too: of two clusters of ten, 7 % of the
-          best without skill pass 0.95 (benchmarks/luck.md). Benchmarks, which nobody chose, have
-          the first alone.
+        - `strategies[model][strategy]`: `psr`, one minus the p value of a true Sharpe ratio of 0
+          or less; `dsr`, of one no higher than the annualised `expected_maximum` of as many trials
+          without skill; `dsr_clusters`, `expected_maximum_clusters`: of as many clusters, which is
+          kinder, since the best member of a cluster is a choice too: of two clusters of ten, 7.5 %
+          of the best without skill pass 0.95 (benchmarks/luck.md). Benchmarks, which nobody chose,
+          have the first alone.
         - `pbo`: `value`, `configurations`, `blocks`, `logits` (pairs of a logit and the number of
-          splits), `degradation` (`slope`, annualised `intercept`, `loss`: see `overfitting`), or
-          `not_computed` with the reason. Taken over this run's dates and the configurations that
-          traded on 95 % of them.
+          splits), annualised `inside` and `outside`, `loss` (see `overfitting`), or `not_computed`
+          with the reason. Taken over this run's dates and the configurations that traded on 95 % of
+          them.
     """
     own = excess_returns(returns, part)
     ratio = _sharpe(trials.returns)
     seen = trials.returns[ratio.index]
-    label = clusters(seen)
-    grouped = _sharpe(_portfolios(seen, label))
-    count = len(grouped) + trials.count - len(ratio)
+    grouped = _sharpe(_portfolios(seen, clusters(seen)))
     maximum = expected_maximum(trials.count, ratio.to_numpy())
-    maximum_clusters = expected_maximum(count, grouped.to_numpy(), sessions=len(own))
+    count: int | None = None
+    maximum_clusters: float | None = None
+    if trials.count < 2 or _correlated(seen):
+        count = len(grouped) + trials.count - len(ratio)
+        maximum_clusters = expected_maximum(count, grouped.to_numpy(), sessions=len(own))
     strategies: dict[str, dict[str, dict[str, float | None]]] = {}
     for model, strategy in pairs_of(own):
         excess = own[model, strategy].dropna().to_numpy()
@@ -89,18 +97,19 @@ def luck(
         "clusters": count,
         "series": trials.count - trials.missing,
         "sharpe_variance": _variance(ratio, periods),
-        "sharpe_variance_clusters": _variance(grouped, periods),
+        "sharpe_variance_clusters": None if count is None else _variance(grouped, periods),
         "strategies": strategies,
         "pbo": _overfitting(trials.returns, own.index, periods=periods, purge=purge),
     }
 
 
 def probabilistic(excess_T: Array, benchmark: float | None = 0.0) -> float | None:
-    """Probability that the true Sharpe ratio is above `benchmark` (per session).
+    """One minus the p value of the test that the true Sharpe ratio is at most `benchmark`.
 
-    With the benchmark that `expected_maximum` gives, the deflated Sharpe ratio. None where the
-    benchmark is, or the returns do not vary. Returns are taken to be independent over time: where
-    they are autocorrelated at 0.2, one in eleven without skill is above 0.95 (benchmarks/luck.md).
+    With the benchmark (per session) that `expected_maximum` gives, the deflated Sharpe ratio. None
+    where the benchmark is, or the returns do not vary. Returns are taken to be independent over
+    time: where they are autocorrelated at 0.2, one in eleven without skill is above 0.95
+    (benchmarks/luck.md).
     """
     from skfolio.measures import probabilistic_sharpe_ratio
 
@@ -155,6 +164,12 @@ def clusters(returns: pd.DataFrame) -> NDArray[np.int64]:
     return fcluster(tree, 1 - CORRELATION, criterion="distance").astype(np.int64)
 
 
+def _correlated(returns: pd.DataFrame) -> bool:
+    """Whether the correlation of any two columns is known."""
+    known = returns.corr(min_periods=OVERLAP).notna().to_numpy()
+    return bool(np.triu(known, 1).any())
+
+
 def _portfolios(returns: pd.DataFrame, label: NDArray[np.int64]) -> pd.DataFrame:
     """A series per cluster: the mean of its members in units of their deviation."""
     scaled = returns / returns.std()
@@ -188,11 +203,9 @@ def _overfitting(
         "configurations": found.configurations,
         "blocks": BLOCKS,
         "logits": [[float(x), int(n)] for x, n in zip(logit, splits, strict=True)],
-        "degradation": {
-            "slope": found.slope if np.isfinite(found.slope) else None,
-            "intercept": _annual(found.intercept, periods),
-            "loss": found.loss,
-        },
+        "inside": _annual(found.inside, periods),
+        "outside": _annual(found.outside, periods),
+        "loss": found.loss,
     }
 
 

@@ -51,6 +51,11 @@ class Outlooks:
     _row_OS: np.ndarray
     _quantiles_NQ: np.ndarray
 
+    @property
+    def states_volatility(self) -> bool:
+        """Whether a volatility is stated anywhere in the part."""
+        return not np.isnan(self._std_OS).all()
+
     def at(self, o: int, previous_S: np.ndarray) -> Outlook:
         """What is stated at origin o. `previous_S` is made read-only."""
         quantiles_SQ = self._quantiles_NQ[self._row_OS[o]]
@@ -117,10 +122,11 @@ def outlooks_of(
     scale_OS = column("scale")[row_OS]
     if states:
         quantiles_NQ = np.stack([column(name) for name in QUANTILES], axis=1)
+        low, high = (QUANTILES.index(name) for name in ("q10", "q90"))
+        spread_N = (quantiles_NQ[:, high] - quantiles_NQ[:, low]) / (2 * ndtri(0.9))
         std_N = column("std")
-        if np.isnan(std_N).all():
-            low, high = (QUANTILES.index(name) for name in ("q10", "q90"))
-            std_N = (quantiles_NQ[:, high] - quantiles_NQ[:, low]) / (2 * ndtri(0.9))
+        # Row by row: whether other rows, later ones too, state it must not count.
+        std_N = np.where(np.isnan(std_N), spread_N, std_N)
         mean_N = simple_mean(column("mean"), std_N)
         if np.isinf(mean_N).any():
             raise ForecastError(

@@ -36,18 +36,19 @@ class Overfitting:
         is at or below the median of the other half.
     logits : array, shape (C,)
         ln(ω / (1 − ω)) of its relative rank ω = rank / (N + 1) in the other half.
-    slope, intercept : float
-        Performance degradation: of the line through its Sharpe ratios, those of the other half on
-        those of the half it was chosen in, per session.
+    inside, outside : float
+        Its mean Sharpe ratio in the half it was chosen in, and in the other one, per session.
+        (No line of one on the other: what one half has more, the other has less, so the slope is
+        negative whatever the skill.)
     loss : float
-        Share of the splits in which it loses money in the other half.
+        Share of the splits in which it earns less than cash in the other half.
     configurations : int
     """
 
     value: float
     logits: Array
-    slope: float
-    intercept: float
+    inside: float
+    outside: float
     loss: float
     configurations: int
 
@@ -95,13 +96,11 @@ def overfitting(excess_TN: Array, *, blocks: int = BLOCKS, purge: int = 0) -> Ov
         # Ties share their ranks.
         rank = ((other_CN < there).sum(axis=1) + (other_CN <= there).sum(axis=1) + 1) / 2
         logits[at] = np.log(rank / (count + 1 - rank))
-    spread = inside.std() > 0
-    slope, intercept = np.polyfit(inside, outside, 1) if spread else (np.nan, np.nan)
     return Overfitting(
         value=float((logits <= 0).mean()),
         logits=logits,
-        slope=float(slope),
-        intercept=float(intercept),
+        inside=float(inside.mean()),
+        outside=float(outside.mean()),
         loss=float((outside < 0).mean()),
         configurations=count,
     )

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from forecast.config import ForecastError, canonical_id, instantiate, without
+from forecast.config import ForecastError, instantiate
+from forecast.models.choice import states_positions
 from forecast.portfolio.costs import Costs, cash_rate
 from forecast.portfolio.decisions import Limits, check_fill
 from forecast.portfolio.quotes import Quotes, quotes_of
+from forecast.portfolio.rules import own_rules_sha256
 from forecast.portfolio.simulation import EXECUTIONS
-from forecast.portfolio.strategies import FROM_PRICES
 from forecast.prices.frame import Prices
-
-SECTIONS = ("strategy", "costs", "execution", "weights")  # of the configuration
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +31,8 @@ class Plan:
     quotes : Quotes
     cash_T : array of float64
         Rate known at each date's close, percent a year.
+    own_sha256 : str
+        Of the code of own rules; empty without any.
     """
 
     limits: Limits
@@ -39,6 +40,7 @@ class Plan:
     execution: str
     quotes: Quotes
     cash_T: np.ndarray
+    own_sha256: str = ""
 
     @property
     def optimistic(self) -> bool:
@@ -46,38 +48,60 @@ class Plan:
         return self.execution == "close"
 
 
-def make_plan(config: Mapping[str, Any], prices: Prices) -> Plan:
-    """Read the sections that trading has, before anything is fitted.
+def check_options(config: Mapping[str, Any]) -> tuple[Limits, Costs, str | None]:
+    """Read the sections that trading has; refuse what is wrong whatever the prices are."""
+    limits = instantiate(config["strategy"], "strategy", Limits)
+    costs = instantiate(config["costs"], "costs", Costs)
+    execution = config["execution"]
+    if execution not in (None, *EXECUTIONS):
+        raise ForecastError(
+            f"execution={execution} is unknown: choose {', '.join(EXECUTIONS)}, or null for the "
+            "next open where opens exist, else the next close."
+        )
+    return limits, costs, execution
+
+
+def make_plan(config: Mapping[str, Any], prices: Prices, *, walked: bool) -> Plan:
+    """What is traded, before anything is fitted.
+
+    A head that states positions learns to trade every session at the next close, so that is what
+    is done then, and what the benchmarks beside it do.
+
+    Parameters
+    ----------
+    walked : whether forecasts or positions are yet to be made, as the configuration says.
 
     Raises
     ------
     ForecastError
-        A value that is wrong, or does not go with these prices.
+        A value that is wrong, or does not go with these prices; and forecasts to be made whose
+        targets would end at or before the fill.
     """
-    limits = instantiate(config["strategy"], "strategy", Limits)
-    costs = instantiate(config["costs"], "costs", Costs)
-    quotes, asked = quotes_of(prices), config["execution"]
-    if asked not in (None, *EXECUTIONS):
+    limits, costs, execution = check_options(config)
+    quotes = quotes_of(prices)
+    if walked and states_positions(config):
+        limits, execution = replace(limits, rebalance=1), execution or "next_close"
+    if execution == "next_open" and not quotes.opens:
         raise ForecastError(
-            f"execution={asked} is unknown: choose {', '.join(EXECUTIONS)}, or null for the next "
-            "open where opens exist, else the next close."
-        )
-    if asked == "next_open" and quotes.open_TS is None:
-        raise ForecastError(
-            "execution=next_open: these prices have no opens. Use execution=next_close."
+            "execution=next_open: not all of these symbols have opens. Use execution=next_close."
         )
     if costs.impact is not None and quotes.value_TS is None:
         raise ForecastError(
             f"costs.impact={costs.impact} needs volumes, and these prices have none. Use "
             "costs=basis_points, or data with a column volume."
         )
-    return Plan(
+    plan = Plan(
         limits=limits,
         costs=costs,
-        execution=asked or ("next_close" if quotes.open_TS is None else "next_open"),
+        execution=execution or ("next_open" if quotes.opens else "next_close"),
         quotes=quotes,
         cash_T=cash_rate(costs.cash, prices, quotes.dates),
+        own_sha256=own_rules_sha256(limits.rules),
     )
+    if walked and limits.rules:
+        delays = [config["target"]["delay"]]
+        check_horizon(plan, horizons=config["horizons"], delays=delays)
+    return plan
 
 
 def check_horizon(plan: Plan, *, horizons: Sequence[int], delays: Sequence[int]) -> int:
@@ -91,33 +115,6 @@ def check_horizon(plan: Plan, *, horizons: Sequence[int], delays: Sequence[int])
     for delay in delays:
         check_fill(horizon=horizon, delay=delay, execution=plan.execution)
     return horizon
-
-
-def trial_ids(
-    config: Mapping[str, Any], pairs: Sequence[tuple[str, str]], *, source: str, execution: str
-) -> dict[tuple[str, str], str]:
-    """What makes a trial another one: all but the seed and the costs.
-
-    Parameters
-    ----------
-    config : mapping
-        Of the whole run.
-    pairs : (model, strategy) traded, benchmarks left out.
-    source : what forecasts or weights were read, where nothing was fitted.
-    """
-    apart = without(config, ["seed", "costs", "strategy", "evaluate", "significance"])
-    shared = without(config["strategy"], ["rules", "models"])
-    rules = config["strategy"]["rules"]
-    return {
-        (model, strategy): canonical_id(
-            {**apart, "strategy": {**shared, "rule": rules.get(strategy), "execution": execution}},
-            model=model,
-            label=strategy,
-            source=source,
-        )
-        for model, strategy in pairs
-        if model != FROM_PRICES
-    }
 
 
 def facts(prices: Prices, quotes: Quotes) -> dict[str, Any]:

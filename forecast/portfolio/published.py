@@ -8,11 +8,10 @@ from typing import Any
 import pandas as pd
 
 from forecast.portfolio.luck import luck
-from forecast.portfolio.plan import Plan, facts, trial_ids
+from forecast.portfolio.plan import Plan, facts
 from forecast.portfolio.source import Source
-from forecast.portfolio.strategies import FROM_PRICES
 from forecast.portfolio.trading import trade
-from forecast.portfolio.trials import record_trials, trials
+from forecast.portfolio.trials import record_trials, trial_ids, trials
 from forecast.prices.frame import Prices
 from forecast.run import Run
 from forecast.weights import read_weights
@@ -30,9 +29,18 @@ def publish(
     plan: Plan,
     source: Source,
     prices: Prices,
+    read: str,
     jobs: int,
 ) -> None:
-    """Trade the parts, record what was looked at, then write the metrics."""
+    """Trade the parts, record what was looked at, then write the metrics.
+
+    Parameters
+    ----------
+    parts, missing : parts to trade, and those of them that are traded for the first time.
+    clock : nothing is fitted, so it is not called.
+    read : sha256 of own code, or of the tables that were read.
+    jobs : processes for the strategies that optimise.
+    """
     metrics = trade(run, plan, source, parts=parts, jobs=jobs)
     origins = read_weights(run.path / "weights.parquet")
     spans = {
@@ -48,15 +56,11 @@ def publish(
             "source_run": None if source.run is None else source.run.name,
         },
     )
-    name = "" if source.run is None else source.run.name
     for part in missing:
-        pairs = [
-            (model, strategy)
-            for model, strategies in metrics["performance"][part].items()
-            for strategy in strategies
-            if model != FROM_PRICES
-        ]
-        ids = trial_ids(config, pairs, source=name, execution=plan.execution)
+        traded = metrics["performance"][part]
+        pairs = [(model, strategy) for model, found in traded.items() for strategy in found]
+        ids = trial_ids(config, pairs, plan=plan, source=source, read=read)
+        # Before the results can be seen: a look that was cut short still counts as one.
         record_trials(run, part, spans[part][0], spans[part][1], ids)
     run.write("metrics.json", {"parts": list(parts), **metrics})
 
@@ -68,13 +72,15 @@ def renew_luck(run: Run) -> bool:
     part of the metrics.
     """
     part = run.parts[-1]
+    known = trials(run.path.parent, run.data["sha256"], part)
     found = luck(
         pd.read_parquet(run.path / "returns.parquet"),
-        trials(run.path.parent, run.data["sha256"], part),
+        known,
         part=part,
         periods=run.metrics["periods"],
-        purge=run.metrics["horizon"] or 0,
+        purge=run.metrics["purge"],
     )
+    found["elsewhere"] = known.elsewhere
     before = run.json(LUCK)
     run.write(LUCK, found)
     return run.json(LUCK) != before

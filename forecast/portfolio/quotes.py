@@ -11,7 +11,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from forecast.config import ForecastError
 from forecast.prices.frame import Prices
+
+MIXED, COUNTED = 0.2, 5  # |log(open / close)| that no median of so many sessions reaches
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +49,11 @@ class Quotes:
         """Sessions a year, counted in the data."""
         years = float((self.dates[-1] - self.dates[0]).astype(np.int64)) / 365.25
         return (len(self.dates) - 1) / years if years > 0 else 252.0
+
+    @property
+    def opens(self) -> bool:
+        """Whether every symbol has an open at some time."""
+        return self.open_TS is not None and bool((~np.isnan(self.open_TS)).any(axis=0).all())
 
     @cached_property
     def first_S(self) -> np.ndarray:
@@ -86,7 +94,13 @@ class Quotes:
 
 
 def quotes_of(prices: Prices) -> Quotes:
-    """Arrays of the prices' closes, and of opens and values traded where they are known."""
+    """Arrays of the prices' closes, and of opens and values traded where they are known.
+
+    Raises
+    ------
+    ForecastError
+        A symbol's opens are not on the basis of its closes.
+    """
     frame = prices.frame
     day = frame["date"].to_numpy().astype("datetime64[D]")
     dates = np.unique(day)
@@ -106,11 +120,28 @@ def quotes_of(prices: Prices) -> Quotes:
     quoted = frame["raw_close"].to_numpy() if "raw_close" in frame else close
     quoted = np.where(np.isnan(quoted), close, quoted)
     there = {name: name in frame and bool(frame[name].notna().any()) for name in ("open", "volume")}
+    close_TS = wide(close)
+    open_TS = wide(frame["open"].to_numpy() * (close / quoted)) if there["open"] else None
+    if open_TS is not None:
+        _refuse_mixture(open_TS, close_TS, symbols)
     return Quotes(
         dates=dates,
         symbols=symbols,
-        close_TS=wide(close),
-        open_TS=wide(frame["open"].to_numpy() * (close / quoted)) if there["open"] else None,
+        close_TS=close_TS,
+        open_TS=open_TS,
         value_TS=wide(frame["volume"].to_numpy() * quoted) if there["volume"] else None,
         calendars=calendars,
     )
+
+
+def _refuse_mixture(open_TS: np.ndarray, close_TS: np.ndarray, symbols: tuple[str, ...]) -> None:
+    """Fills at raw opens of what is held at adjusted closes would earn the adjustment."""
+    for s, symbol in enumerate(symbols):
+        apart = np.abs(np.log(open_TS[:, s] / close_TS[:, s]))
+        apart = apart[~np.isnan(apart)]
+        if len(apart) >= COUNTED and np.median(apart) > MIXED:
+            raise ForecastError(
+                f"{symbol}: opens and closes lie {100 * np.expm1(np.median(apart)):.0f} % apart in "
+                "half the sessions or more: raw and adjusted prices mixed. Map the close that "
+                "belongs to the opens: data.columns.raw_close=<column>, or leave the opens out."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -95,16 +96,17 @@ def make_rule(label: str, entry: Mapping[str, Any]) -> Rule:
 
 
 def own_rules_sha256(rules: Mapping[str, Mapping[str, Any]]) -> str:
-    """Hash of the files in which the rules that are somebody's own stand; empty without any.
+    """Hash of the files of the rules that are somebody's own; empty without any.
 
-    Imports them, so what cannot be used is refused here.
+    Of each the module that is named and, where it only hands on what stands elsewhere, the file in
+    which the rule is defined. Imports them, so what cannot be used is refused here.
     """
     digest, some = hashlib.sha256(), False
     for label, entry in sorted(rules.items()):
         if entry["rule"] not in RULES:
             make_rule(label, entry)
-            file = importlib.import_module(entry["rule"].rpartition(".")[0]).__file__
-            digest.update(b"" if file is None else Path(file).read_bytes())
+            for file in _files(entry["rule"]):
+                digest.update(file.read_bytes())
             some = True
     return digest.hexdigest() if some else ""
 
@@ -127,11 +129,31 @@ def _imported(dotted: str, where: str) -> Rule:
         ) from error
 
 
+def _files(dotted: str) -> list[Path]:
+    """The file of the module named and, where it is another one, of the code of the rule itself."""
+    module, _, name = dotted.rpartition(".")
+    named = importlib.import_module(module)
+    rule: Any = inspect.unwrap(getattr(named, name))
+    while isinstance(rule, functools.partial):
+        rule = inspect.unwrap(rule.func)
+    if not inspect.isroutine(rule) and not inspect.isclass(rule):
+        rule = type(rule)  # an object that can be called
+    try:
+        source = inspect.getsourcefile(rule)
+    except TypeError:  # built into the interpreter
+        source = None
+    files = [Path(file).resolve() for file in (named.__file__, source) if file is not None]
+    return list(dict.fromkeys(files))  # in an order that does not depend on where they stand
+
+
 def _parameters(rule: Rule) -> list[inspect.Parameter]:
     """What a rule takes beside forecasts and past returns."""
     first, second, *rest = inspect.signature(rule).parameters.values()
     if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in (first, second, *rest)):
         raise ValueError("it must name its options")
+    for p in rest:
+        if p.name in OURS:
+            raise ValueError(f"its option {p.name} would never reach it: give it another name")
     return rest
 
 

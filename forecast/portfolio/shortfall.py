@@ -38,7 +38,9 @@ def shortfall_test(
     are right, and errs little if v alone is somewhat wrong, since it is largest at the true v. The
     statistic is its mean relative to e; its distribution under the forecasts comes from outcomes
     drawn from their scenarios (a t test would take a few rare large values for a normal mean:
-    measured size 13–18 % at a nominal 5 %, of 750 origins at 1 %).
+    measured size 13–18 % at a nominal 5 %, of 750 origins at 1 %). So the scenarios' tail must be
+    as fat as the forecast's. Measured with those of `scenarios`, 750 origins and Student t margins
+    of 5 degrees of freedom: 7 % at 1 % and 2–4 % at 5 %, of one symbol, long or short, and of four.
 
     Outcomes are drawn one by one, so origins less than `steps` apart are tested apart, and the p
     values of these phases are joined by Bonferroni.

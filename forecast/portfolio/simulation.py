@@ -78,6 +78,7 @@ def simulate(
     delisting_return: float | None = None,
     keep: bool = False,
     max_gross: float | None = None,
+    until: np.datetime64 | None = None,
 ) -> Simulation:
     """Trade the weights of any number of pairs side by side.
 
@@ -96,23 +97,25 @@ def simulate(
     delisting_return : percent; None: that of `costs`.
     keep : whether positions and trades are kept too, (P, T, S) each.
     max_gross : the most that a pair's absolute weights may add up to; None: anything.
+    until : the last date, as far as the data reach; None: when the fill of the last origin has had
+        a session to earn in.
 
     Returns
     -------
     Simulation
-        From the first origin of any pair until the last one's fill has had a session to earn in,
-        or the data ends. Until its own first origin a pair holds cash.
+        From the first origin of any pair until that date, or the data ends. Until its own first
+        origin a pair holds cash; after its last one it goes on to hold what it holds.
 
     Raises
     ------
     ForecastError
-        From `schedule`; an unknown execution; opens, values traded or cash rates that are needed
-        and missing; a pair that has lost all its equity.
+        From `schedule`; an unknown execution; a last date before the first origin; opens, values
+        traded or cash rates that are needed and missing; a pair that has lost all its equity.
     """
     if execution not in EXECUTIONS:
         raise ForecastError(f"execution={execution} is unknown{nearest(execution, EXECUTIONS)}")
     plan = schedule(weights, quotes, max_gross)
-    end = min(plan.last + (2 if execution == "next_close" else 1), len(quotes.dates) - 1)
+    end = _end(plan, quotes.dates, execution, until)
     span = slice(plan.first, end + 1)
     dates_T, close_TS = quotes.dates[span], quotes.close_TS[span]
     fill_TS = _opens(quotes, plan)[span] if execution == "next_open" else close_TS
@@ -198,6 +201,18 @@ def simulate(
         late_P=late_P,
         delisted=tuple(sorted(delisted)),
     )
+
+
+def _end(plan: Schedule, dates: np.ndarray, execution: str, until: np.datetime64 | None) -> int:
+    """Index of the last date that is simulated."""
+    if until is None:
+        return min(plan.last + (2 if execution == "next_close" else 1), len(dates) - 1)
+    end = int(np.searchsorted(dates, until, side="right")) - 1
+    if end < plan.first:
+        raise ForecastError(
+            f"until={until} lies before the first decision, {dates[plan.first]}. Simulate longer."
+        )
+    return end
 
 
 def _opens(quotes: Quotes, plan: Schedule) -> np.ndarray:

@@ -13,7 +13,7 @@ Axes: T dates, S symbols, Q levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Outlook:
     mean_S : array of float64
         Expected simple return over the target, a fraction: see `simple_mean`.
     std_S : array of float64
-        Standard deviation of the log return over the target, a fraction. Of a model that states
+        Standard deviation of the log return over the target, a fraction. Where a model states
         quantiles alone, that of the normal with the same distance from the 10 % to the 90 % one.
     quantiles_SQ : array of float64
         Simple returns at the 21 levels of `forecast.schema.LEVELS`, exact.
@@ -202,6 +202,14 @@ RULES: dict[str, Rule] = {
     "sign_12m": sign_12m,
 }
 
+
+
+def needs_volatility(rule: str, options: Mapping[str, Any]) -> bool:
+    """Whether a built-in rule holds nothing at all without forecasts of volatility."""
+    by_ratio = rule == "long_short" and options.get("by") == "ratio"
+    return by_ratio or rule in ("inverse_volatility", "minimum_variance", "mean_variance")
+
+
 FROM_PRICES = "none"  # the model of benchmarks, which read prices alone
 # What every table shows beside the strategies.
 BENCHMARKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -218,12 +226,7 @@ def _nothing(value_S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _volatility(forecasts: Outlook) -> np.ndarray:
-    """The forecast volatility; an error where means are stated and none of their volatilities."""
-    if np.isnan(forecasts.std_S).all() and not np.isnan(forecasts.mean_S).all():
-        raise ForecastError(
-            "it needs forecasts of volatility, which this model does not state: choose a head "
-            "that does (head=student_t), or leave the model out of strategy.models."
-        )
+    """The forecast volatility; NaN where none is stated, or none that could be divided by."""
     return np.where(forecasts.std_S > 0, forecasts.std_S, np.nan)
 
 

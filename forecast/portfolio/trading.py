@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from forecast.config import ForecastError
 from forecast.portfolio.coverage import portfolio_risk
-from forecast.portfolio.decisions import decide_all, decide_benchmarks
-from forecast.portfolio.judgement import judge
+from forecast.portfolio.decisions import decide_all, decide_benchmarks, still_traded
+from forecast.portfolio.judgement import first_session, judge
 from forecast.portfolio.plan import Plan
 from forecast.portfolio.sharpe import differences
 from forecast.portfolio.simulation import Simulation, simulate
 from forecast.portfolio.source import Source
 from forecast.portfolio.strategies import BENCHMARKS, FROM_PRICES
-from forecast.run import Run
+from forecast.run import PARTS, Run
 from forecast.weights import NAMES, validate_weights
 
 
@@ -44,11 +45,15 @@ def trade(
         "benchmark_strategies": list(BENCHMARKS),
         "horizon": source.horizon,
         "periods": plan.quotes.periods,
+        # Sessions over which one decision is held and judged, which is what must lie between the
+        # blocks of a cross-validation.
+        "purge": source.reach + plan.limits.rebalance - 1,
         **{key: {} for key in ("performance", "intervals", "levels", "differences", "risk")},
         "delisting": None,
     }
     for part in parts:
-        weights = _weights(plan, source, part, jobs)
+        until = _until(plan, source, part)
+        weights = _weights(plan, source, part, until, jobs)
         held = simulate(
             plan.quotes,
             weights,
@@ -57,8 +62,14 @@ def trade(
             execution=plan.execution,
             keep=True,
             max_gross=plan.limits.max_gross,
+            until=until,
         )
-        found = judge(plan, weights, held)
+        if len(held.dates_T) <= first_session(held):
+            raise ForecastError(
+                f"the {part} part has no session after its first origin {held.dates_T[0]}: nothing "
+                "is held. Give later prices, or earlier origins."
+            )
+        found = judge(plan, weights, held, until=until)
         ended = found.pop("delisting")
         if ended is not None:
             block = metrics["delisting"] or {"symbols": [], "sharpe_at_zero": {}}
@@ -93,17 +104,44 @@ def trade(
             tables.setdefault(name, []).append(rows)
     for name, pieces in tables.items():
         run.write(f"{name}.parquet", pd.concat(pieces, ignore_index=True))
-    metrics["objective"] = _objective(metrics, source.networks)
+    metrics["objective"] = _objective(metrics, source.networks, plan.limits.rules)
     return metrics
 
 
-def _weights(plan: Plan, source: Source, part: str, jobs: int) -> pd.DataFrame:
+def _until(plan: Plan, source: Source, part: str) -> np.datetime64 | None:
+    """Last date of a part of given weights: holdings go on after the last of their decisions.
+
+    To the end of the data, or to the first origin of the next part. None: decisions are made at
+    every session, and the part ends with them.
+    """
+    if source.weights is None or source.run is not None:
+        return None
+    later = PARTS[PARTS.index(part) + 1 :]
+    next_one = source.weights[source.weights["part"].isin(later).to_numpy()]["origin"].min()
+    last = plan.quotes.dates[-1]
+    return last if pd.isna(next_one) else min(last, np.datetime64(next_one, "D"))
+
+
+def _capped(weights: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Positions within the caps, as decisions are."""
+    by = [weights[name].cat.codes for name in ("model", "strategy")]
+    origin = weights.groupby([*by, weights["origin"]], sort=False)["weight"]
+    return weights.assign(weight=origin.transform(lambda w: plan.limits.capped(w.to_numpy())))
+
+
+def _weights(
+    plan: Plan, source: Source, part: str, until: np.datetime64 | None, jobs: int
+) -> pd.DataFrame:
     """All weights of a part, benchmarks included."""
     if source.weights is not None:
         given = source.weights[(source.weights["part"] == part).to_numpy()]
-        found = [given, decide_benchmarks(given, plan.quotes, limits=plan.limits, part=part)]
-        whole = pd.concat([frame.astype(dict.fromkeys(NAMES, str)) for frame in found])
-        return validate_weights(whole, part)
+        if source.run is not None:
+            given = still_traded(_capped(given, plan), plan.quotes)
+        benchmarks = decide_benchmarks(
+            given, plan.quotes, limits=plan.limits, part=part, until=until
+        )
+        found = [frame.astype(dict.fromkeys(NAMES, str)) for frame in (given, benchmarks)]
+        return validate_weights(pd.concat(found), part)
     assert source.forecasts is not None and source.horizon is not None
     return decide_all(
         source.forecasts,
@@ -116,30 +154,39 @@ def _weights(plan: Plan, source: Source, part: str, jobs: int) -> pd.DataFrame:
     )
 
 
-def _objective(metrics: dict[str, Any], networks: Sequence[str]) -> float | None:
+def _objective(
+    metrics: dict[str, Any], networks: Sequence[str], rules: Iterable[str]
+) -> float | None:
     """Minus the net validation Sharpe ratio of the first network's first strategy."""
     validation = metrics["performance"].get("validation", {})
     for model in networks:
-        for values in validation.get(model, {}).values():
-            return None if values["sharpe"] is None else -float(values["sharpe"])
+        found = validation.get(model, {})
+        for strategy in [*rules, *found]:  # as they are asked for; weights have no rules
+            if strategy in found:
+                sharpe = found[strategy]["sharpe"]
+                return None if sharpe is None else -float(sharpe)
     return None
 
 
 def _returns(part: str, held: Simulation) -> pd.DataFrame:
-    """`returns.parquet`: a row per pair and date."""
-    count, dates = len(held.pairs), len(held.dates_T)
+    """`returns.parquet`: a row per pair and session."""
+    begin = first_session(held)
+    count, dates_T = len(held.pairs), held.dates_T[begin:].astype("datetime64[s]")
+    by_pair = {
+        "simple_return": held.return_PT,
+        "gross_return": held.gross_return_PT,
+        "turnover": held.turnover_PT,
+        "cost": held.cost_PT,
+        "borrow": held.borrow_PT,
+        "long": held.long_PT,
+        "short": held.short_PT,
+    }
     return pd.DataFrame(
         {
-            **_pairs_of(part, held, np.repeat(np.arange(count), dates)),
-            "date": np.tile(held.dates_T.astype("datetime64[s]"), count),
-            "simple_return": held.return_PT.reshape(-1),
-            "gross_return": held.gross_return_PT.reshape(-1),
-            "cash_return": np.tile(held.cash_return_T, count),
-            "turnover": held.turnover_PT.reshape(-1),
-            "cost": held.cost_PT.reshape(-1),
-            "borrow": held.borrow_PT.reshape(-1),
-            "long": held.long_PT.reshape(-1),
-            "short": held.short_PT.reshape(-1),
+            **_pairs_of(part, held, np.repeat(np.arange(count), len(dates_T))),
+            "date": np.tile(dates_T, count),
+            **{name: values_PT[:, begin:].reshape(-1) for name, values_PT in by_pair.items()},
+            "cash_return": np.tile(held.cash_return_T[begin:], count),
         }
     )
 

@@ -16,7 +16,8 @@ from forecast.report.traded import Line, Traded, table_of, title_of, with_choice
 NOTE = (
     "The same decisions traded at other costs, in basis points of the value traded, all else "
     "unchanged; in brackets the 95 % interval, shaded where it lies above 0. In the figure a cross "
-    "marks the break-even, at which nothing is left over cash."
+    "marks the break-even, at which nothing is left over cash; what earns less than cash before "
+    "costs of trading has none."
 )
 REACH = 3  # the figure ends at this many times the highest level
 

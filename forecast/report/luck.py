@@ -10,22 +10,26 @@ import numpy as np
 import plotly.graph_objects as go
 
 from forecast.report.markup import Cell, counted, html_list, html_text, is_null, number
-from forecast.report.performance import SURVIVES
+from forecast.report.performance import SURVIVES, survives
 from forecast.report.style import GREY, INK, embed, finish
 from forecast.report.traded import Traded, table_of
 
-HEADS = (
-    *("Sharpe ratio", "PSR", "best by luck, all trials", "DSR"),
-    *("best by luck, clusters", "DSR of clusters"),
-)
+HEADS = ("Sharpe ratio", "PSR", "best by luck, all trials", "DSR")
+CLUSTER_HEADS = ("best by luck, clusters", "DSR of clusters")
 NOTE = (
-    "The probabilistic Sharpe ratio (PSR, Bailey and López de Prado 2012) is the probability that "
-    "the true Sharpe ratio is above 0, for the length, skew and raw kurtosis of the returns. Of "
-    "many trials without any skill the best still has a high Sharpe ratio; the deflated one (DSR, "
-    f"2014) is the probability of being above what that best is expected to be. From {SURVIVES} on "
-    "it is shaded. Clusters count trials whose returns move together as one. "
-    "Benchmarks were not chosen among trials and have a PSR alone."
+    "The probabilistic Sharpe ratio (PSR, Bailey and López de Prado 2012) is one minus the p value "
+    "of a one-sided test of a true Sharpe ratio of 0 or less, for the length, skew and raw "
+    "kurtosis of the returns; it is not the probability of skill. Of many trials without any skill "
+    "the best still has a high Sharpe ratio; the deflated one (DSR, 2014) tests against what that "
+    "best is expected to be. Benchmarks were not chosen among trials and have a PSR alone. "
 )
+SHADED = f"A DSR of {SURVIVES} or more is shaded."
+CLUSTERED = (
+    "Clusters count trials whose returns move together as one; where they are few, up to 7.5 % of "
+    f"the best without skill reach {SURVIVES} by theirs, which therefore does not count alone: "
+    f"shaded is who has {SURVIVES} or more in both."
+)
+UNDEFLATED = "not computed (fewer than two trials have returns of 60 sessions)"
 OVERFIT = (
     "The probability of backtest overfitting (Bailey, Borwein, López de Prado and Zhu 2017) cuts "
     "the dates into blocks, picks the best trial on every half of them, and asks how often it is "
@@ -43,10 +47,14 @@ def luck(traded: Traded) -> str:
     html = html_list(_counts(found))
     if states:
         pairs = [pair for pair in traded.pairs if (states.get(pair[0]) or {}).get(pair[1])]
+        grouped = not is_null(found.get("clusters"))
         rows = {
-            pair: _row(states[pair[0]][pair[1]], traded.at("performance", pair)) for pair in pairs
+            pair: _row(states[pair[0]][pair[1]], traded.at("performance", pair), grouped)
+            for pair in pairs
         }
-        html += f'<p class="note">{html_text(NOTE)}</p>' + table_of(traded, HEADS, rows)
+        note = html_text(NOTE + (CLUSTERED if grouped else SHADED))
+        heads = (*HEADS, *(CLUSTER_HEADS if grouped else ()))
+        html += f'<p class="note">{note}</p>' + table_of(traded, heads, rows)
     return html + _overfitting(found.get("pbo") or {})
 
 
@@ -56,24 +64,43 @@ def _counts(found: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{counted(trials, 'trial')} on the {found.get('part')} part of these data: distinct "
         "configurations of a model with a strategy on the ledger, seeds and costs aside. What was "
-        "tried elsewhere or before, nobody counts."
+        "tried without this ledger, nobody counts."
     ]
+    lines += [text] if (text := elsewhere(found)) else []
     if series < trials:
         lines.append(f"The returns of {number(series, 0)} of them are still there.")
-    clusters = counted(found.get("clusters") or 0, "cluster")
-    lines.append(f"By the correlation of their returns they form {clusters}.")
+    if deflated(found):
+        if not is_null(found.get("clusters")):
+            clusters = counted(found["clusters"], "cluster")
+            lines.append(f"By the correlation of their returns they form {clusters}.")
+    elif trials:
+        lines.append(f"The deflated Sharpe ratio is {UNDEFLATED}.")
     return lines
 
 
-def _row(state: Mapping[str, Any], measured: Mapping[str, Any]) -> list[object]:
+def elsewhere(found: Mapping[str, Any]) -> str:
+    """What luck.json says of trials on other data that count for nothing here; empty if none."""
+    more = found.get("elsewhere") or 0
+    stand = "stands" if more == 1 else "stand"
+    return (
+        f"{counted(more, 'more trial')} on other cuts of data {stand} on this ledger; a changed "
+        "start, symbol list or a refresh makes another cut."
+        if more
+        else ""
+    )
+
+
+def deflated(found: Mapping[str, Any]) -> bool:
+    """Whether luck.json has the deflated Sharpe ratio of any strategy."""
+    states = (found.get("strategies") or {}).values()
+    return any(not is_null(state.get("dsr")) for by_name in states for state in by_name.values())
+
+
+def _row(state: Mapping[str, Any], measured: Mapping[str, Any], grouped: bool) -> list[object]:
     cells: list[object] = [number(measured.get("sharpe"), 2), number(state.get("psr"), 3)]
-    for maximum, deflated in (
-        ("expected_maximum", "dsr"),
-        ("expected_maximum_clusters", "dsr_clusters"),
-    ):
-        p = state.get(deflated)
-        cells.append(number(state.get(maximum), 2))
-        cells.append(Cell(number(p, 3), best=p is not None and p >= SURVIVES))
+    for kind in ("", "_clusters") if grouped else ("",):
+        cells.append(number(state.get(f"expected_maximum{kind}"), 2))
+        cells.append(Cell(number(state.get(f"dsr{kind}"), 3), best=survives(state)))
     return cells
 
 
@@ -87,14 +114,13 @@ def _overfitting(found: Mapping[str, Any]) -> str:
         f"{counted(found.get('configurations') or 0, 'trial')} and "
         f"{counted(found.get('blocks') or 0, 'block')}."
     ]
-    line = found.get("degradation") or {}
-    if not is_null(line.get("slope")):
+    if not is_null(found.get("inside")):
         lines.append(
-            "Degradation: of one point more in the Sharpe ratio of the half it was chosen on, the "
-            f"best keeps {number(line['slope'], 2)} on the other half."
+            "The best of a half has a mean Sharpe ratio, for a year, of "
+            f"{number(found['inside'], 2)} on it and of {number(found.get('outside'), 2)} on the "
+            f"other half; on {number(found.get('loss'), 0, 100)} % of other halves it earns less "
+            "than cash."
         )
-    if not is_null(line.get("loss")):
-        lines.append(f"The best loses money on {number(line['loss'], 0, 100)} % of other halves.")
     html += html_list(lines)
     return html + (embed(logits(found["logits"]), "rank-logits") if found.get("logits") else "")
 

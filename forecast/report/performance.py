@@ -35,19 +35,24 @@ DATES = ("drawdown_peak", "drawdown_trough", "drawdown_recovery")
 NOTE = (
     "After all costs. The Sharpe ratio is that of the returns over cash, arithmetic, for a year; "
     "its interval comes from a stationary block bootstrap and is shaded where it lies above 0. "
-    "The return is compounded. Turnover is the value bought and sold in a year as a multiple of "
-    "equity; costs are trading costs and borrow as a share of what was gained over cash before "
-    "them; the break-even is the cost of trading, in basis points of the value traded, at which "
-    "nothing is left over cash."
+    "Intervals of the volatility, which metrics.json has, are too narrow wherever calm and wild "
+    "times last. The return is compounded. Turnover is the value bought and sold in a year as a "
+    "multiple of equity; costs are trading costs and borrow as a share of what was gained over "
+    "cash before them; the break-even is the cost of trading, in basis points of the value traded, "
+    "at which nothing is left over cash. \N{EN DASH} there means that no cost is low enough: it "
+    "earns less than cash even without costs of trading, or does not trade."
 )
 LUCK_NOTE = (
-    "PSR is the probability that the Sharpe ratio is above 0, if this had been the only strategy "
-    "ever tried; DSR that it is above the best that so many trials find by luck (deflated; from "
-    f"{SURVIVES} on it is shaded). "
+    "PSR is one minus the p value of a one-sided test of a true Sharpe ratio of 0 or less, as if "
+    "this had been the only strategy ever tried; DSR (deflated) tests against the best that so "
+    "many trials find by luck. Neither is the probability of skill. "
 )
+SHADED = f"DSR is shaded from {SURVIVES} on"
+BY_BOTH = ", if that of clusters in the section Luck is as high"
 LESS_NOTE = (
-    "The Sharpe ratio less that of each benchmark, with the p value of Ledoit and Wolf (2008) "
-    "that allows for the number of comparisons (Holm), shaded below 5 %."
+    "The Sharpe ratio less that of each benchmark, with the p value of Ledoit and Wolf (2008), "
+    "shaded below 5 %. It allows for the number of comparisons in its own column (Holm), with one "
+    "benchmark, and not for the number of columns."
 )
 MORE_NOTE = (
     "Kurtosis is raw (3 for a normal distribution). Gross and net are mean exposures, shares of "
@@ -60,7 +65,8 @@ def performance(traded: Traded) -> str:
     """Results, then luck and differences to the benchmarks, then all other measures."""
     lines = {pair: _line(traded, pair) for pair in traded.pairs}
     html = f'<p class="note">{html_text(NOTE)}</p>' + table_of(traded, HEADS, lines)
-    states = _luck(traded)
+    luck = _luck(traded)
+    states = luck.get("strategies") or {}
     compared = [
         name
         for _, name in traded.benchmarks
@@ -76,7 +82,9 @@ def performance(traded: Traded) -> str:
             ]
             for pair in traded.own
         }
-        note = (LUCK_NOTE if states else "") + (LESS_NOTE if compared else "")
+        both = "" if is_null(luck.get("clusters")) else BY_BOTH
+        note = f"{LUCK_NOTE}{SHADED}{both}. " if states else ""
+        note += LESS_NOTE if compared else ""
         html += f'<h3>Luck and benchmarks</h3><p class="note">{html_text(note)}</p>'
         html += table_of(traded, heads, rows)
     return html + _more(traded)
@@ -105,15 +113,25 @@ def between(interval: Sequence[float | None] | None, digits: int = 2) -> Cell:
 
 
 def _luck(traded: Traded) -> Mapping[str, Any]:
-    """What luck.json says of the strategies of this part."""
+    """The content of luck.json, if it is about this part."""
     luck = traded.run.json("luck.json")
-    states = luck.get("strategies") or {}
-    return states if luck.get("part", traded.part) == traded.part else {}
+    return luck if luck.get("part", traded.part) == traded.part else {}
+
+
+def survives(state: Mapping[str, Any]) -> bool:
+    """Whether luck does not explain a strategy: by all trials, and by their clusters.
+
+    Each deflation alone errs: all trials count what moves together many times, and few clusters
+    forget that their best members were chosen. Where no clusters could be told, trials decide.
+    """
+    trials, clusters = state.get("dsr"), state.get("dsr_clusters")
+    if trials is None or trials < SURVIVES:
+        return False
+    return clusters is None or clusters >= SURVIVES
 
 
 def _deflated(row: Mapping[str, Any]) -> list[object]:
-    p = row.get("dsr")
-    return [number(row.get("psr"), 3), Cell(number(p, 3), best=p is not None and p >= SURVIVES)]
+    return [number(row.get("psr"), 3), Cell(number(row.get("dsr"), 3), best=survives(row))]
 
 
 def _beside(tested: Mapping[str, Any]) -> Cell:

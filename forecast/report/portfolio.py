@@ -11,7 +11,7 @@ from forecast.report.costs import costs
 from forecast.report.equity import equity, years
 from forecast.report.holdings import holdings
 from forecast.report.learning import learning
-from forecast.report.luck import luck
+from forecast.report.luck import UNDEFLATED, deflated, elsewhere, luck
 from forecast.report.markup import (
     counted,
     date_range,
@@ -21,7 +21,7 @@ from forecast.report.markup import (
     listing,
     number,
 )
-from forecast.report.performance import SMALL, SURVIVES, delisting, performance
+from forecast.report.performance import SMALL, SURVIVES, delisting, performance, survives
 from forecast.report.ranked import ranked
 from forecast.report.scenarios import portfolio_risk
 from forecast.report.style import in_words
@@ -177,29 +177,28 @@ def _above_zero(traded: Traded) -> str:
 
 
 def _deflated(traded: Traded) -> str:
-    """Which strategies survive deflation, and that the rest may be luck."""
+    """Which strategies survive both deflations, and that the rest may be luck."""
     found = traded.run.json("luck.json")
     if not found or found.get("part") != traded.part:
         return ""
     states = found.get("strategies") or {}
-    left = {
-        key: [
-            pair
-            for pair in traded.own
-            if (((states.get(pair[0]) or {}).get(pair[1]) or {}).get(key) or 0.0) >= SURVIVES
+    trials, clusters = counted(found.get("trials") or 0, "trial"), found.get("clusters")
+    if not deflated(found):
+        text = (
+            f"The Sharpe ratio deflated by {trials} is {UNDEFLATED}: what was earned may be luck."
+        )
+    else:
+        left = [
+            pair for pair in traded.own if survives((states.get(pair[0]) or {}).get(pair[1]) or {})
         ]
-        for key in ("dsr", "dsr_clusters")
-    }
-    trials, clusters = found.get("trials") or 0, found.get("clusters") or 0
-    survive = f"{len(left['dsr'])} survive{'s' if len(left['dsr']) == 1 else ''}"
-    text = (
-        f"Deflated by {counted(trials, 'trial')}, {survive}{_names(left['dsr'])}; by "
-        f"{counted(clusters, 'cluster')} of them, {len(left['dsr_clusters'])}"
-        f"{_names(left['dsr_clusters'])}."
-    )
-    if len(left["dsr"]) < len(traded.own):
-        text += " What does not survive may be luck."
-    return text
+        grouped = "" if clusters is None else f" and by {counted(clusters, 'cluster')} of them"
+        text = (
+            f"Deflated by {trials}{grouped}, {len(left)} of {len(traded.own)} "
+            f"survive{'s' if len(left) == 1 else ''} at {SURVIVES}{_names(left)}."
+        )
+        if len(left) < len(traded.own):
+            text += " What does not survive may be luck."
+    return f"{text} {elsewhere(found)}".strip()
 
 
 def _compared(traded: Traded) -> list[str]:
@@ -221,7 +220,7 @@ def _compared(traded: Traded) -> list[str]:
             lines.append(
                 f"Beside {benchmark}, the Sharpe ratio of {len(better)} of {tested} is higher"
                 f"{_names(better)} and that of {len(worse)} lower{_names(worse)} by more than "
-                "luck (Ledoit and Wolf, p below 5 % after Holm)."
+                f"luck (Ledoit and Wolf, p below 5 % after Holm over these {tested})."
             )
     return lines
 

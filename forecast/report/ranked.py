@@ -8,19 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from scipy.special import ndtri
 
 from forecast.evaluation.inference import Test, mean_test
 from forecast.forecasts import names, read_forecasts
+from forecast.portfolio.strategies import simple_mean
 from forecast.report.markup import html_text, number
 from forecast.report.style import GREY, INK, add_choice, colour, embed, finish, in_words
 from forecast.report.traded import Traded
 
 QUANTILES = 5
 NOTE = (
-    "At each origin the symbols are put into five groups by the mean of their forecasts, and each "
-    "group's mean simple return over the same targets is shown less that of all symbols, with its "
-    "95 % interval over dates; grey is the highest group less the lowest. A model that ranks "
-    "stocks well climbs from left to right; what it earns by that must still pay for the trading."
+    "At each origin the symbols are put into five groups by the simple return that was forecast, "
+    "as the strategies rank them (from mean and spread of the log return), and each group's mean "
+    "simple return over the same targets is shown less that of all symbols, with its 95 % interval "
+    "over dates; grey is the highest group less the lowest. A model that ranks stocks well climbs "
+    "from left to right; what it earns by that must still pay for the trading."
 )
 
 
@@ -51,8 +54,10 @@ def ranked(traded: Traded) -> str:
 
 
 def _rows(path: Path, part: str, model: str, horizon: int | None) -> pd.DataFrame:
-    columns = ["origin", "horizon", "mean", "actual"]
+    columns = ["origin", "horizon", "mean", "std", "q10", "q90", "actual"]
     table = read_forecasts(path, columns=columns, part=part, model=model)
+    if table["std"].isna().all():  # as the strategies read it
+        table["std"] = (table["q90"] - table["q10"]) / (2 * ndtri(0.9))
     return table[table["horizon"] == horizon] if horizon is not None else table
 
 
@@ -61,7 +66,8 @@ def by_quantile(table: pd.DataFrame) -> dict[str, Test]:
 
     Parameters
     ----------
-    table : DataFrame with origin, mean and actual (percent log returns), of one model and horizon
+    table : DataFrame with origin, mean, std and actual (percent log returns), of one model and
+        horizon; ranked by the expected simple return, as by the strategies
 
     Returns
     -------
@@ -70,12 +76,14 @@ def by_quantile(table: pd.DataFrame) -> dict[str, Test]:
         no origin has five symbols.
     """
     table = table.dropna(subset=["mean", "actual"])
-    count = table.groupby("origin", observed=True)["mean"].transform("size").to_numpy()
+    mean, std = (table[name].to_numpy() / 100 for name in ("mean", "std"))
+    table = table.assign(expected=simple_mean(mean, std))
+    count = table.groupby("origin", observed=True)["expected"].transform("size").to_numpy()
     table = table[count >= QUANTILES]
     if table.empty:
         return {}
     origin = table["origin"].to_numpy()
-    rank = table.groupby("origin", observed=True)["mean"].rank().to_numpy()  # ties share theirs
+    rank = table.groupby("origin", observed=True)["expected"].rank().to_numpy()  # ties share theirs
     outcome = pd.Series(np.expm1(table["actual"].to_numpy() / 100))
     excess = outcome - outcome.groupby(origin).transform("mean")
     # The middle of a rank, so that fifths of any number of symbols are as even as can be.

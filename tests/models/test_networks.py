@@ -197,3 +197,23 @@ def test_senseless_networks_are_refused(options, words):
     arguments = {"cell": "lstm", "features": 1, "horizons": 1, "parameters": 1, "hidden_size": 4}
     with pytest.raises(ForecastError, match=words):
         Network(**{**arguments, **options})
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_feature_and_one_output_have_the_same_slopes_at_any_number_of_threads(
+    cell: str,
+) -> None:
+    """Where a gradient is a single column or number, libraries split its sum."""
+    random = torch.Generator().manual_seed(0)
+    one = Network(cell=cell, features=1, horizons=1, parameters=1, hidden_size=4)
+    x_BLF = torch.randn(2000, 17, 1, generator=random)
+    target = torch.randn(2000, 17, 1, 1, generator=random)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            loss = ((one(x_BLF)[0] - target) ** 2).sum(1).sum()
+            found.append(torch.autograd.grad(loss, list(one.parameters())))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

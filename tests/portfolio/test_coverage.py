@@ -21,6 +21,7 @@ Z = stats.norm.ppf(LEVELS)
 OPTIONS: dict[str, Any] = {"part": "test", "horizon": 1, "models": ["lstm"]}
 SHORT = {"template": 150, "least": 100}
 VALIDATION = 110
+PARTS = ("validation", "test")
 
 
 def normal_panel(
@@ -63,9 +64,29 @@ def normal_panel(
     return table.assign(**dict(zip(QUANTILES, std * Z, strict=True)))
 
 
+def student_panel(
+    origins: int, groups: int, size: int, *, df: int = 5, correlation: float = 0.4, seed: int = 0
+) -> pd.DataFrame:
+    """True Student t forecasts; symbols of a group are multivariate t, groups independent."""
+    rng = np.random.default_rng(seed)
+    shape = (origins + 1, groups, size)
+    normal = np.sqrt(correlation) * rng.normal(size=(*shape[:2], 1))
+    normal = normal + np.sqrt(1 - correlation) * rng.normal(size=shape)
+    outcome = normal / np.sqrt(rng.chisquare(df, size=(*shape[:2], 1)) / df)
+    table = normal_panel(origins, groups * size)
+    width = rng.uniform(0.5, 2, len(table))
+    law = stats.t(df)
+    table["actual"] = width * outcome[:origins].reshape(origins, -1).ravel(order="F")
+    table["part"] = np.where(table["origin"] < np.sort(table["origin"].unique())[510], *PARTS)
+    for level, name in ((0.01, "es01"), (0.05, "es05")):
+        z = law.ppf(level)
+        table[name] = -width * (df + z**2) / (df - 1) * law.pdf(z) / level
+    return table.assign(**{n: width * q for n, q in zip(QUANTILES, law.ppf(LEVELS), strict=True)})
+
+
 def write(path: Path, *tables: pd.DataFrame) -> Path:
     with ForecastWriter(path) as writer:
-        for part in ("validation", "test"):
+        for part in PARTS:
             for table in tables:
                 writer.write(table[table["part"] == part])
     return path
@@ -111,6 +132,43 @@ def test_risk_of_correlated_symbols_is_right_where_independence_would_fail(tmp_p
         if label != "single":
             blind = np.mean(mine["realised"] < stats.norm.ppf(0.05) * apart / 100)
             assert blind > 0.1 if label == "equal_weight" else blind < 0.01
+
+
+def test_right_forecasts_with_fat_tails_are_refused_as_often_as_stated(tmp_path: Path) -> None:
+    """Through the shipped path: 20 groups of 3 symbols, and single ones held long and short."""
+    groups, size, origins = 20, 3, 510 + 600
+    table = student_panel(origins, groups, size)
+    eye = np.kron(np.eye(groups), np.full(size, 1 / size))
+    held = {f"group{g}": row for g, row in enumerate(eye)}
+    held |= {f"long{g}": row for g, row in enumerate(np.eye(groups * size)[::size])}
+    held |= {f"short{g}": -row for g, row in enumerate(np.eye(groups * size)[1::size])}
+    path = write(tmp_path / "f", table)
+    _, metrics = portfolio_risk(path, weights=weights_of(table, **held), **OPTIONS)
+    refused = []
+    for kind in ("group", "long", "short"):
+        for name, level in (("01", 0.01), ("05", 0.05)):
+            found = [metrics[f"{kind}{g}"]["lstm"][name] for g in range(groups)]
+            refused += [one["es_p"] < 0.05 for one in found]
+            for figure, wanted in (("es_excess", 0.0), ("rate", level)):
+                value = np.array([one[figure] for one in found])
+                assert abs(value.mean() - wanted) < 3.5 * value.std() / np.sqrt(groups)
+    # Six times 20, not all independent: with Gaussian tails a quarter of them would be refused.
+    assert np.mean(refused) < 0.12
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_symbol_alone_has_the_risk_that_its_table_states(tmp_path: Path, sign: int) -> None:
+    table = student_panel(1100, 1, 2)
+    path = write(tmp_path / "f", table)
+    rows, _ = portfolio_risk(path, weights=weights_of(table, one=[0, sign]), **OPTIONS)
+    mine = rows[rows["portfolio"] == "one"].set_index("origin")
+    stated = table[table["symbol"] == "S1"].set_index("origin").loc[mine.index]
+    assert len(mine) == 590
+    for level, error in (("01", 0.012), ("05", 0.004)):
+        # A short of a symmetric law loses what a long would, but for simple returns.
+        for kind, column in (("var", "q"), ("es", "es")):
+            wanted = sign * np.expm1(sign * stated[column + level] / 100)
+            np.testing.assert_allclose(mine[kind + level], wanted, rtol=error + 0.003)
 
 
 def test_wrong_forecasts_are_found(tmp_path: Path) -> None:
@@ -233,6 +291,23 @@ def test_origins_without_a_holding_or_a_forecast_of_one_are_left_out(tmp_path: P
     assert there["equal_weight"] == set(dates)
     assert there["equal_weight"] - there["all"] == set(dates[10:20])
     assert there["equal_weight"] - there["two"] == {dates[30], dates[40]}
+
+
+def test_origins_whose_outcome_is_lost_are_counted_and_those_not_yet_known_are_not(
+    tmp_path: Path,
+) -> None:
+    table = normal_panel(160, 3)
+    dates = np.sort(table.loc[table["part"] == "test", "origin"].unique())
+    last, second = table["origin"] == dates[-1], table["symbol"] == "S2"
+    table.loc[last | (second & table["origin"].isin(dates[5:8])), "actual"] = np.nan
+    gone = second & table["origin"].isin(dates[10:20])
+    weights = weights_of(table, all=[0.3, 0.3, 0.4], two=[0.5, 0.5, 0])
+    weights = weights[~((weights["strategy"] == "all") & (weights["origin"] == dates[15]))]
+    path = write(tmp_path / "f", table[~gone])
+    _, metrics = portfolio_risk(path, weights=weights, **OPTIONS, **SHORT)
+    for label, tested, lost in (("all", 36, 3 + 9), ("two", 49, 0), ("equal_weight", 46, 3)):
+        for found in metrics[label]["lstm"].values():
+            assert (found["origins"], found["origins_lost"]) == (tested, lost)
 
 
 def test_figures_are_plain_repeatable_and_null_where_undefined(tmp_path: Path) -> None:

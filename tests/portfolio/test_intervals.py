@@ -92,6 +92,16 @@ def test_cash_has_no_sharpe_interval_and_few_sessions_have_none() -> None:
     assert few == dict.fromkeys(MEASURES)
 
 
+@pytest.mark.parametrize(("traded", "known"), [(1, False), (40, True)])
+def test_what_hardly_ever_moves_has_no_sharpe_interval(traded: int, known: bool) -> None:
+    """Of draws that miss its one session nothing is known, so nothing is of the percentiles."""
+    net = np.zeros((1, 60))
+    net[0, :traded] = random_returns(0, 1, traded)
+    (told,) = intervals(net, cash_return_T=np.zeros(60), periods=PERIODS, repetitions=200)
+    assert (told["sharpe"] is not None) == known
+    assert told["volatility"] is not None and told["annual_return"] is not None
+
+
 def test_log_returns_in_percent_and_cash_of_another_length_are_refused() -> None:
     with pytest.raises(ForecastError, match="expm1"):
         intervals(100 * random_returns(0, 2, 200), cash_return_T=np.zeros(200), periods=PERIODS)
@@ -129,6 +139,20 @@ def test_under_independence_the_width_is_the_asymptotic_one() -> None:
     ratio = net.mean(axis=1) / net.std(axis=1, ddof=1)
     asymptotic = 2 * 1.96 * np.sqrt((1 + ratio**2 / 2) / 1500)
     assert np.mean(widths) == pytest.approx(np.mean(asymptotic), rel=0.1)
+
+
+def test_the_interval_of_a_persistent_volatility_is_too_narrow_as_is_said() -> None:
+    rng = np.random.default_rng(3)
+    variance, shocks = np.ones(100), rng.standard_t(6, (1050, 100)) / np.sqrt(1.5)
+    for t in range(len(shocks)):
+        shocks[t] *= np.sqrt(variance)
+        variance = 0.02 + 0.08 * shocks[t] ** 2 + 0.9 * variance
+    found = intervals(
+        0.01 * shocks[300:].T, cash_return_T=np.zeros(750), periods=1.0,
+        measures=("volatility",), repetitions=300,
+    )  # fmt: skip
+    bounds = np.array([told["volatility"] for told in found])
+    assert 0.3 < ((bounds[:, 0] <= 0.01) & (bounds[:, 1] >= 0.01)).mean() < 0.8
 
 
 @pytest.mark.parametrize("kind", ["independent", "autocorrelated", "garch"])

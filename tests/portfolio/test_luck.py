@@ -209,7 +209,7 @@ def test_overfitting_is_taken_over_configurations_that_traded_on_the_same_dates(
     assert found["configurations"] == 11 and found["blocks"] == 16
     assert sum(splits for _, splits in found["logits"]) == 12870
     assert found["value"] == sum(n for logit, n in found["logits"] if logit <= 0) / 12870
-    assert set(found["degradation"]) == {"slope", "intercept", "loss"}
+    assert found["inside"] > found["outside"] and 0 < found["loss"] < 1
     short = luck(long(returns[["c0"]][-100:]), every(returns), part="test", periods=YEAR)["pbo"]
     assert short == {"not_computed": "fewer than 10 sessions in each of 16 blocks"}
 
@@ -221,6 +221,31 @@ def test_the_same_input_gives_the_same_bytes_and_json_takes_it() -> None:
         for _ in range(2)
     }
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("dates", [59, 60])
+def test_neither_trials_nor_clusters_deflate_without_a_correlation(dates: int) -> None:
+    returns = returns_of(0, 3, dates=dates)
+    found = luck(long(returns), every(returns), part="test", periods=YEAR)
+    state = found["strategies"]["m"]["c0"]
+    assert state["psr"] is not None and found["trials"] == 3
+    known = [found[key] is not None for key in ("clusters", "sharpe_variance_clusters")]
+    known += [
+        state[f"{key}{kind}"] is not None
+        for key in ("dsr", "expected_maximum")
+        for kind in ("", "_clusters")
+    ]
+    assert set(known) == {dates >= 60}
+
+
+def test_trials_that_never_traded_together_form_no_clusters() -> None:
+    returns = returns_of(0, 2)
+    returns.iloc[:400, 0] = np.nan
+    returns.iloc[400:, 1] = np.nan
+    found = luck(long(returns[["c0"]]), every(returns), part="test", periods=YEAR)
+    state = found["strategies"]["m"]["c0"]
+    assert found["clusters"] is None and state["dsr_clusters"] is None
+    assert state["dsr"] is not None
 
 
 def test_nothing_on_the_ledger_deflates_nothing() -> None:

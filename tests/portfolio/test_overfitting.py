@@ -30,8 +30,8 @@ def plain(returns: np.ndarray, blocks: int, purge: int) -> tuple[list[float], li
         share = stats.rankdata(there)[best] / (returns.shape[1] + 1)
         logits.append(float(np.log(share / (1 - share))))
         points.append(((inside.mean(axis=0) / inside.std(axis=0, ddof=1))[best], there[best]))
-    line = stats.linregress(*np.array(points).T)
-    return logits, [line.slope, line.intercept, float(np.mean([y < 0 for _, y in points]))]
+    inside, outside = np.array(points).T
+    return logits, [inside.mean(), outside.mean(), float((outside < 0).mean())]
 
 
 @settings(max_examples=8, deadline=None)
@@ -42,7 +42,7 @@ def test_it_is_the_definition(seed: int, purge: int, dates: int) -> None:
     logits, rest = plain(returns, 6, purge)
     assert found is not None
     np.testing.assert_allclose(found.logits, logits, atol=1e-12)
-    assert [found.slope, found.intercept, found.loss] == pytest.approx(rest, abs=1e-9)
+    assert [found.inside, found.outside, found.loss] == pytest.approx(rest, abs=1e-9)
     assert found.value == np.mean(np.array(logits) <= 1e-12)
 
 
@@ -56,7 +56,9 @@ def test_the_best_of_noise_is_below_the_median_every_second_time() -> None:
     found = [overfitting(noise(seed, count=20), blocks=8) for seed in range(300)]
     values = [one.value for one in found if one is not None]
     assert np.mean(values) == pytest.approx(0.5, abs=0.05)  # 4 standard errors
-    assert np.mean([one.slope for one in found if one is not None]) < -0.3
+    assert np.mean([one.inside for one in found if one is not None]) > 0.05
+    outside = [one.outside for one in found if one is not None]
+    assert abs(np.mean(outside)) < 4 * np.std(outside) / np.sqrt(len(outside))
 
 
 def test_one_that_is_truly_better_stays_best() -> None:
@@ -64,6 +66,9 @@ def test_one_that_is_truly_better_stays_best() -> None:
     returns[:, 7] += 0.002
     found = overfitting(returns)
     assert found is not None and found.value < 0.001 and found.loss < 0.001
+    ratio = returns[:, 7].mean() / returns[:, 7].std()
+    assert found.inside == pytest.approx(ratio, rel=0.02)
+    assert found.outside == pytest.approx(ratio, rel=0.02)
 
 
 @settings(max_examples=10, deadline=None)
@@ -104,4 +109,5 @@ def test_one_who_holds_cash_is_neither_best_nor_an_error() -> None:
 
 def test_a_hundred_times_the_same_is_no_skill() -> None:
     found = overfitting(np.repeat(noise(0, count=1), 10, axis=1))
-    assert found is not None and np.isfinite(found.slope)
+    assert found is not None and (found.logits == 0).mean() > 0.99
+    assert found.inside == pytest.approx(found.outside, abs=1e-12)

@@ -14,13 +14,8 @@ from scipy import stats
 
 from forecast.config import ForecastError
 from forecast.forecasts import LEVELS, QUANTILES, ForecastWriter
-from forecast.portfolio.scenarios import (
-    Marginals,
-    cell_weights,
-    read_marginals,
-    scenarios,
-    tail_risk,
-)
+from forecast.portfolio.margins import cell_means
+from forecast.portfolio.scenarios import Marginals, read_marginals, scenarios, tail_risk
 
 Z = stats.norm.ppf(LEVELS)
 LEAST = 100
@@ -42,6 +37,7 @@ def make(
         delay=0,
         stated_TS=np.broadcast_to(np.arange(origins)[:, None] >= first, scores.shape).copy(),
         quantile_TSQ=(std[..., None] * Z).astype(np.float32),
+        shortfall_TS=np.where(np.arange(scores.shape[1]) % 2, std * -3.0, np.nan),
         actual_TS=score * std,
         score_TS=score,
         known_TS=np.where(np.isnan(score), np.datetime64("NaT"), known),
@@ -66,7 +62,8 @@ def test_every_symbol_keeps_its_forecast(seed: int, lag: int, missing: float) ->
     marginals = make(correlated(130, 3, 0.5, seed), lag=lag, missing=missing, seed=seed)
     for t, symbols, returns in scenarios(marginals, template=110, least=LEAST):
         quantiles = marginals.quantile_TSQ[t, symbols].astype(np.float64)
-        wanted = np.expm1(quantiles @ cell_weights(returns.shape[1]) / 100)
+        means = cell_means(quantiles, marginals.shortfall_TS[t, symbols], returns.shape[1])
+        wanted = np.expm1(means / 100)
         np.testing.assert_allclose(np.sort(returns, axis=1), wanted, rtol=1e-12, atol=1e-15)
 
 
@@ -98,6 +95,7 @@ def test_nothing_later_matters(seed: int, cut: int, lag: int) -> None:
         origins=whole.origins[: cut + 1],
         stated_TS=whole.stated_TS[: cut + 1],
         quantile_TSQ=whole.quantile_TSQ[: cut + 1],
+        shortfall_TS=whole.shortfall_TS[: cut + 1],
         actual_TS=np.where(unknown, np.nan, whole.actual_TS[: cut + 1]),
         score_TS=np.where(unknown, np.nan, whole.score_TS[: cut + 1]),
         known_TS=np.where(unknown, np.datetime64("NaT"), whole.known_TS[: cut + 1]),
@@ -155,17 +153,6 @@ def test_tied_pits_do_not_look_like_dependence() -> None:
     np.testing.assert_array_equal(returns, again)
 
 
-@pytest.mark.parametrize("number", [100, 250, 500])
-def test_each_scenario_is_the_mean_of_its_cell(number: int) -> None:
-    weights = cell_weights(number)
-    assert weights.shape == (len(LEVELS), number)
-    np.testing.assert_allclose(weights.sum(axis=0), 1)
-    assert (np.diff(Z @ weights) > 0).all()
-    # Of a normal the quantile function is exact, and its mean over a cell is known.
-    edge = stats.norm.pdf(stats.norm.ppf(np.arange(number + 1) / number))
-    np.testing.assert_allclose(Z @ weights, -np.diff(edge) * number, atol=0.02)
-
-
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 1000),
@@ -176,14 +163,27 @@ def test_risk_of_scenarios_is_numpys_quantile_and_the_mean_below(
     seed: int, number: int, level: float
 ) -> None:
     values = np.sort(np.random.default_rng(seed).normal(size=(3, number)), axis=1)
-    at_risk, shortfall = tail_risk(values[:, : int(0.05 * (number + 1)) + 1], number, level)
-    quantile = np.quantile(values, level, axis=1, method="weibull")
+    at_risk, shortfall = tail_risk(values[:, : int(0.05 * number + 0.5) + 1], number, level)
+    quantile = np.quantile(values, level, axis=1, method="hazen")
     np.testing.assert_allclose(at_risk, quantile, rtol=1e-9)
     share, total = level * number, np.zeros(3)
     for k in range(number):
         total += values[:, k] * min(max(share - k, 0), 1)
     np.testing.assert_allclose(shortfall, total / share, rtol=1e-9)
     assert (shortfall <= at_risk).all()
+
+
+@pytest.mark.parametrize("law", [stats.norm(), stats.t(4)], ids=["normal", "t4"])
+@pytest.mark.parametrize(("number", "error"), [(250, 0.006), (500, 1e-3)])
+def test_one_symbol_alone_has_the_risk_that_its_forecast_states(
+    law: stats.rv_continuous, number: int, error: float
+) -> None:
+    es = law.expect(lb=-np.inf, ub=law.ppf(0.01)) / 0.01
+    values = cell_means(law.ppf(LEVELS)[None], np.array([es]), number)
+    for level in (0.01, 0.05):
+        at_risk, _ = tail_risk(values, number, level)
+        assert law.cdf(at_risk[0]) == pytest.approx(level, rel=0.015)
+    assert tail_risk(values, number, 0.01)[1] == pytest.approx(es, rel=error)
 
 
 def rows_of(part: str, days: range, *, fold: int = 0, std: float = 1.0) -> pd.DataFrame:
@@ -233,6 +233,10 @@ def test_a_table_becomes_arrays_and_other_parts_only_give_pits(tmp_path: Path) -
     np.testing.assert_allclose(found.score_TS[:, 1], np.arange(9) / 10, atol=1e-6)
     np.testing.assert_array_equal(found.known_TS[:, 0] - found.origins, np.timedelta64(2, "D"))
     np.testing.assert_allclose(found.quantile_TSQ[3, 0], Z, rtol=1e-6)
+    assert np.isnan(found.shortfall_TS).all()
+    other = write(tmp_path / "g.parquet", rows_of("test", range(5)).assign(es01=-3.0))
+    stated = read_marginals(other, model="lstm", part="test", horizon=1)
+    assert stated is not None and (stated.shortfall_TS == -3).all()
     first = read_marginals(path, model="lstm", part="validation", horizon=1)
     assert first is not None and first.stated_TS[:, 0].tolist() == [True] * 5 + [False] * 4
 

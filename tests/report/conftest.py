@@ -515,6 +515,8 @@ def build_portfolio(
             "kupiec_p": 0.41,
             "independence_p": 0.03,
             "conditional_p": 0.07,
+            "mean_es": -0.035,
+            "es_excess": 0.17,
             "es_p": 0.2,
         }
         told["risk"][part] = {
@@ -562,7 +564,7 @@ def build_portfolio(
                 "pbo": {
                     **{"value": 0.44, "configurations": 12, "blocks": 16},
                     "logits": [[x / 4, 9 - abs(x)] for x in range(-8, 9)],
-                    "degradation": {"slope": -0.3, "intercept": 0.2, "loss": 0.4},
+                    **{"inside": 1.21, "outside": 0.14, "loss": 0.4},
                 }
                 if pbo
                 else {"not_computed": "fewer than ten configurations"},

@@ -48,6 +48,7 @@ def test_only_what_survives_is_shaded(make_portfolio: Make) -> None:
     metrics["intervals"]["test"]["gru"]["sign"]["sharpe"] = [0.1, 0.9]
     metrics["differences"]["test"]["gru"]["sign"]["sign_12m"]["p_holm"] = 0.01
     luck["strategies"]["gru"]["sign"]["dsr"] = 0.97
+    luck["strategies"]["lstm"]["sign"] |= {"dsr": 0.97, "dsr_clusters": 0.94}  # by one alone
     run.write("metrics.json", metrics)
     run.write("luck.json", luck)
     html = performance(traded_in(run))

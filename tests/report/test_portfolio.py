@@ -41,7 +41,8 @@ def test_what_survives_is_named_and_the_rest_is_called_luck(make_portfolio: Make
     # A benchmark is no strategy of this run.
     assert "0 of 9 portfolios have a Sharpe ratio whose 95 % interval lies above 0; of" in text
     assert "which take no forecast, 1 (always_long)" in text
-    assert "Deflated by 31 trials, 0 survive; by 4 clusters of them, 9 (long_short on" in text
+    # By clusters alone all of them would.
+    assert "Deflated by 31 trials and by 4 clusters of them, 0 of 9 survive at 0.95." in text
     assert "What does not survive may be luck" in text
     metrics["intervals"]["test"]["gru"]["sign"]["sharpe"] = [0.2, 0.9]
     metrics["differences"]["test"]["gru"]["sign"]["always_long"] |= {"p_holm": 0.01}
@@ -50,12 +51,32 @@ def test_what_survives_is_named_and_the_rest_is_called_luck(make_portfolio: Make
     run.write("luck.json", luck)
     text = told(run)
     assert "1 of 9 portfolios has a Sharpe ratio" in text and "(sign on gru)" in text
-    assert "Deflated by 31 trials, 1 survives (sign on gru)" in text
+    assert "by 4 clusters of them, 1 of 9 survives at 0.95 (sign on gru)" in text
     assert "Beside always_long, the Sharpe ratio of 0 of 9 is higher and that of 1 lower" in text
 
 
 def test_a_long_list_of_survivors_is_cut(make_portfolio: Make) -> None:
-    assert "sign on gru and 4 more)" in told(make_portfolio())
+    run = make_portfolio()
+    found = run.json("luck.json")
+    for states in found["strategies"].values():
+        for state in states.values():
+            state["dsr"] = 0.97
+    run.write("luck.json", found)
+    assert "sign on gru and 4 more)" in told(run)
+
+
+def test_an_unknown_deflation_is_no_failed_one(make_portfolio: Make) -> None:
+    run = make_portfolio()
+    found = {**run.json("luck.json"), "clusters": None, "elsewhere": 3}
+    for states in found["strategies"].values():
+        for state in states.values():
+            state |= {"dsr": None, "dsr_clusters": None}
+    run.write("luck.json", found)
+    text = told(run)
+    assert "deflated by 31 trials is not computed (fewer than two trials have returns of 60" in text
+    assert "surviv" not in text.split("not computed")[1].split("3 more trials")[0]
+    assert "3 more trials on other cuts of data stand on this ledger" in text
+    assert "cluster" not in text
 
 
 @pytest.mark.parametrize("execution", ["next_open", "next_close", "close"])

@@ -21,6 +21,7 @@ def made(*, symbols: int = 10, dates: int = 200, skill: float = 0.0) -> pd.DataF
         {
             "origin": np.repeat(pd.bdate_range("2020-01-01", periods=dates), symbols),
             "mean": mean.ravel(),
+            "std": 1.0,
             "actual": actual.ravel(),
         }
     )
@@ -47,6 +48,15 @@ def test_skill_climbs_and_none_does_not() -> None:
     means = [climbing[label].mean for label in ("lowest", "2", "3", "4", "highest")]
     assert means == sorted(means) and climbing["difference"].t > 5
     assert abs(by_quantile(made())["difference"].t) < 3
+
+
+def test_symbols_are_ranked_by_the_simple_return_as_the_strategies_do() -> None:
+    """A wild symbol of a low log mean is expected to return the most."""
+    table = made(symbols=5)
+    table["mean"] = np.tile([0.0, 0.1, 0.2, 0.3, 0.4], 200)
+    table["std"] = np.tile([10.0, 1.0, 1.0, 1.0, 1.0], 200)
+    table["actual"] = np.tile([5.0, 0.0, 0.0, 0.0, 0.0], 200)
+    assert by_quantile(table)["highest"].mean == pytest.approx(0.8 * np.expm1(0.05))
 
 
 def test_ties_share_a_group_whatever_the_order_of_the_symbols() -> None:
