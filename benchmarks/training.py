@@ -24,6 +24,7 @@ from forecast.config import plain
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch
 from forecast.models.forecaster import Forecaster
+from forecast.models.heads import PositionHead
 from forecast.models.heads import HEADS
 from forecast.models.pipeline import loss_options, make_datamodule
 
@@ -88,6 +89,7 @@ def loop(datamodule: PriceDataModule, config: dict, batches: list[Batch]) -> flo
     """Targets per second of a plain loop over ready tensors."""
     module = forecaster(datamodule, config).train()
     network, head = module.network, module.head
+    assert not isinstance(head, PositionHead)
     options = config["optimizer"]
     optimizer = torch.optim.AdamW(
         network.parameters(),

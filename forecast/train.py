@@ -162,10 +162,11 @@ def _trade(
 
 def _table(metrics: Mapping[str, Any]) -> str:
     """The metrics as text for the terminal."""
-    from forecast.evaluation import scores
-    from forecast.portfolio import published
-
-    return scores.table(metrics) if "scores" in metrics else published.table(metrics)
+    if "scores" in metrics:
+        from forecast.evaluation.scores import table
+    else:
+        from forecast.portfolio.published import table
+    return table(metrics)
 
 
 def _score(

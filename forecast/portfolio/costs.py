@@ -103,14 +103,18 @@ def cash_rate(cash: float | str, prices: Prices, dates: np.ndarray) -> np.ndarra
         return np.full(len(dates), float(cash))
     columns = {name: c for c in prices.covariates for name in c.columns if "symbol" not in c.frame}
     if cash not in columns:
+        known = nearest(cash, sorted(columns)) if columns else _ADD_IT
         raise ForecastError(
             f"costs.cash={cash} is neither a number nor a column of data.covariates that holds for "
-            f"all symbols{nearest(cash, sorted(columns)) if columns else remedy}"
+            f"all symbols{known}"
         )
     table = columns[cash].frame[["known", cash]].dropna()
     day = table["known"].to_numpy().astype("datetime64[D]")
     values = np.append(table[cash].to_numpy(dtype=np.float64), np.nan)
     return values[np.searchsorted(day, dates, side="right") - 1]  # -1, the last: not known yet
+
+
+_ADD_IT = ": add it to data.covariates, in a table without symbols."
 
 
 def impact_rates(quotes: Quotes) -> np.ndarray:

@@ -24,7 +24,14 @@ from forecast.portfolio.limits import Limits, check_fill
 from forecast.portfolio.outlooks import Outlooks, outlooks_of
 from forecast.portfolio.quotes import Quotes
 from forecast.portfolio.rules import make_rule, own_rules_sha256
-from forecast.portfolio.strategies import BENCHMARKS, FROM_PRICES, Outlook, Rule
+from forecast.portfolio.schedule import still_traded
+from forecast.portfolio.strategies import (
+    BENCHMARKS,
+    FROM_PRICES,
+    Outlook,
+    Rule,
+    needs_volatility,
+)
 from forecast.portfolio.tranches import Tranches, drifted
 from forecast.schema import KEY, QUANTILES
 from forecast.weights import validate_weights
@@ -37,6 +44,7 @@ __all__ = [
     "decide_benchmarks",
     "make_rule",
     "own_rules_sha256",
+    "still_traded",
 ]
 
 STATED = ("scale", "mean", "std", *QUANTILES)
@@ -73,12 +81,15 @@ def decide(
     Raises
     ------
     ForecastError
-        No such rows, symbols or origins without prices, a rule that fails or returns anything but
-        a finite weight per symbol, or a weight of a symbol that has had no session yet.
+        No such rows, symbols or origins without prices, a rule that needs volatilities on a model
+        that states none at any origin, a rule that fails or returns anything but a finite weight
+        per symbol, or a weight of a symbol that has had no session yet.
     """
-    bound = make_rule(strategy, {**options, "rule": rule}) if isinstance(rule, str) else rule
     looks = _looks(forecasts, quotes, model, part, settings.horizon, settings.stale)
-    weights_OS = _walk(looks, quotes, bound, settings, strategy, options.get("turnover"))
+    if isinstance(rule, str):
+        _refuse_unstated(looks, model, strategy, {**options, "rule": rule})
+        rule = make_rule(strategy, {**options, "rule": rule})
+    weights_OS = _walk(looks, quotes, rule, settings, strategy, options.get("turnover"))
     return validate_weights(_table(weights_OS, looks, quotes, model, strategy, part), strategy)
 
 
@@ -120,15 +131,52 @@ def decide_all(
 
 
 def decide_benchmarks(
-    table: pd.DataFrame, quotes: Quotes, *, limits: Limits, part: str
+    table: pd.DataFrame,
+    quotes: Quotes,
+    *,
+    limits: Limits,
+    part: str,
+    until: np.datetime64 | None = None,
 ) -> pd.DataFrame:
-    """Weights of the benchmarks at the origins of a Forecasts or Weights table.
+    """Weights of the benchmarks beside a Forecasts or Weights table.
 
-    They hold the symbols that the table has forecast so far, or all that have prices where it holds
-    weights.
+    Beside forecasts they decide at the same origins and hold the symbols that have been forecast so
+    far. Beside weights, which may be decided as rarely as one likes, they decide on every date, and
+    hold all symbols that have prices.
+
+    Parameters
+    ----------
+    until : the last date of a decision beside weights; None: the last origin of the table.
+
+    Returns
+    -------
+    DataFrame
+        Weights table, without rows of symbols whose last session is over.
     """
+    if "weight" in table:
+        table = _every_date(table[(table["part"] == part).to_numpy()], quotes, until)
     tables = _benchmarks(table, quotes, limits, part, limits.horizon)
     return validate_weights(pd.concat(tables, ignore_index=True), "benchmarks")
+
+
+def _every_date(rows: pd.DataFrame, quotes: Quotes, until: np.datetime64 | None) -> pd.DataFrame:
+    """The rows of weights, and one at each date from their first origin on."""
+    if rows.empty:
+        return rows
+    rows = rows.sort_values("origin", kind="stable")
+    day_N = rows["origin"].to_numpy().astype("datetime64[D]")
+    last = day_N[-1] if until is None else until
+    dates = quotes.dates[(quotes.dates >= day_N[0]) & (quotes.dates <= last)]
+    every = pd.DataFrame(
+        {
+            "part": rows["part"].iloc[0],
+            "fold": rows["fold"].to_numpy()[np.searchsorted(day_N, dates, side="right") - 1],
+            "origin": dates.astype("datetime64[s]"),
+            "symbol": quotes.symbols[0],  # any: which symbols rows name does not count
+        }
+    )
+    texts = rows[day_N <= last].astype({"part": str, "symbol": str})
+    return pd.concat([texts, every], ignore_index=True)
 
 
 def _read(
@@ -206,14 +254,15 @@ def _tables(
     """A table per rule, without rows of symbols whose last session is over."""
     from threadpoolctl import threadpool_limits
 
-    ended_OS = looks.t_O[:, None] > quotes.last_S
+    for label, entry in entries.items():
+        _refuse_unstated(looks, model, label, entry)
     tables = []
     with threadpool_limits(1):  # the order of sums, and so the last bit, is that of one thread
         for label, entry in entries.items():
             bound = make_rule(label, entry)
             weights_OS = _walk(looks, quotes, bound, limits, label, entry.get("turnover"))
-            weights_OS[ended_OS & ~np.isnan(weights_OS)] = 0.0
-            tables.append(_table(weights_OS, looks, quotes, model, label, part))
+            table = _table(weights_OS, looks, quotes, model, label, part)
+            tables.append(still_traded(table, quotes))
     return tables
 
 
@@ -272,6 +321,15 @@ def _checked(weights: Any, strategy: str, outlook: Outlook) -> np.ndarray:
             f"{outlook.origin}. Return finite numbers, and 0 for what is not held."
         )
     return weights_S
+
+
+def _refuse_unstated(looks: Outlooks, model: str, label: str, entry: Mapping[str, Any]) -> None:
+    if needs_volatility(entry["rule"], entry) and not looks.states_volatility:
+        raise ForecastError(
+            f"strategy.rules.{label}.rule={entry['rule']} needs forecasts of volatility, which "
+            f"{model} does not state: choose a head that does (head=student_t), or leave the model "
+            "out of strategy.models."
+        )
 
 
 def _refuse_unlisted(

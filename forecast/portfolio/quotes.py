@@ -143,5 +143,5 @@ def _refuse_mixture(open_TS: np.ndarray, close_TS: np.ndarray, symbols: tuple[st
             raise ForecastError(
                 f"{symbol}: opens and closes lie {100 * np.expm1(np.median(apart)):.0f} % apart in "
                 "half the sessions or more: raw and adjusted prices mixed. Map the close that "
-                "belongs to the opens: data.columns.raw_close=<column>, or leave the opens out."
+                "belongs to the opens: data.columns.raw_close=<column>."
             )

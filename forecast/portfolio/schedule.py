@@ -16,6 +16,7 @@ from forecast.config import ForecastError
 from forecast.portfolio.quotes import Quotes
 
 ROUNDING = 1e-9  # by which the sum of weights may pass a cap
+DECISION = ("part", "model", "strategy", "origin")  # what names one in a Weights table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,6 +146,24 @@ def schedule(weights: pd.DataFrame, quotes: Quotes, max_gross: float | None = No
         _cell_N=cell_N,
         _weight_N=weight_N,
     )
+
+
+def still_traded(weights: pd.DataFrame, quotes: Quotes) -> pd.DataFrame:
+    """A Weights table without rows of symbols that have ended before the origin.
+
+    Of a decision that has no other rows one is kept, with weight 0: whatever else is held is sold.
+    """
+    ends = pd.Series(quotes.dates[quotes.last_S].astype("datetime64[s]"), index=quotes.symbols)
+    symbol = weights["symbol"].astype("category").cat
+    end = ends[quotes.ended_S].reindex(symbol.categories).to_numpy()
+    over = weights["origin"].to_numpy() > end[symbol.codes.to_numpy()]  # never later than NaT
+    if not over.any():
+        return weights
+    by = [weights[name] for name in DECISION]
+    alone = pd.Series(over, index=weights.index).groupby(by, observed=True).transform("all")
+    kept = alone.to_numpy() & ~weights.duplicated([*DECISION]).to_numpy()
+    zeroed = weights.assign(weight=np.where(kept, 0.0, weights["weight"]))
+    return zeroed[~over | kept].reset_index(drop=True)
 
 
 def _codes(column: pd.Series) -> tuple[np.ndarray, list[str]]:

@@ -203,7 +203,6 @@ RULES: dict[str, Rule] = {
 }
 
 
-
 def needs_volatility(rule: str, options: Mapping[str, Any]) -> bool:
     """Whether a built-in rule holds nothing at all without forecasts of volatility."""
     by_ratio = rule == "long_short" and options.get("by") == "ratio"

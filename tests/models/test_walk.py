@@ -186,14 +186,14 @@ def test_fallbacks_of_all_parts_are_told_once(tmp_path: Path) -> None:
 
 def test_seconds_and_targets_are_those_of_all_epochs(left: tuple[Path, list[Step]]) -> None:
     folder, _ = left
-    seconds, targets = seconds_and_targets(
-        folder,
-        [{"index": 0, "targets": 10}, {"index": 1, "targets": 100}, {"index": 2, "targets": 7}],
-    )
+    folds = [{"index": 0, "targets": 10}, {"index": 1, "targets": 100}, {"index": 2, "targets": 7}]
+    told = timing(folder, folds, 12.0)
+    seconds, rate = told["fit_seconds"], told["targets_per_second"]
     history = [(folder / f"fold-0{k}/lstm/history.csv").read_text() for k in (0, 1)]
     epochs = [text.count("\n") - 1 for text in history]
-    assert targets == 10 * epochs[0] + 100 * epochs[1]
-    assert seconds > 0
+    assert seconds is not None and seconds > 0
+    assert rate == pytest.approx((10 * epochs[0] + 100 * epochs[1]) / seconds)
+    assert told["total_seconds"] == 12.0
 
 
 def test_baselines_that_are_networks_are_steps_of_their_own(walk_config: MakeConfig) -> None:

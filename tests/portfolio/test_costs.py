@@ -84,7 +84,7 @@ def test_a_number_is_the_rate_of_every_day(with_rate) -> None:
     ("name", "columns", "words"),
     [
         ("bill", {}, "did you mean bill?"),
-        ("bill", {"symbol": pd.Categorical(["A"] * 3)}, "that holds for all symbols"),
+        ("bill", {"symbol": pd.Categorical(["A"] * 3)}, "all symbols: add it to data.covariates"),
     ],
 )
 def test_a_rate_that_is_none_is_refused(with_rate, name, columns, words) -> None:
@@ -93,6 +93,12 @@ def test_a_rate_that_is_none_is_refused(with_rate, name, columns, words) -> None
     with pytest.raises(ForecastError) as caught:
         cash_rate(asked, prices, days(prices))
     assert f"costs.cash={asked}" in str(caught.value) and words in str(caught.value)
+
+
+def test_a_rate_without_any_covariates_says_where_to_add_it(prices_of) -> None:
+    prices = prices_of({"A": np.full(6, 10.0)})
+    with pytest.raises(ForecastError, match="^costs.cash=bill .*: add it to data.covariates, in a"):
+        cash_rate("bill", prices, days(prices))
 
 
 @given(seed=st.integers(0, 1000))

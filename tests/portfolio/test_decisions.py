@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from forecast.config import ForecastError
 from forecast.forecasts import ForecastWriter
-from forecast.portfolio.decisions import Limits, decide, decide_all, decide_benchmarks
+from forecast.portfolio.decisions import (
+    Limits,
+    decide,
+    decide_all,
+    decide_benchmarks,
+    still_traded,
+)
 from forecast.portfolio.quotes import Quotes, quotes_of
 from forecast.portfolio.strategies import BENCHMARKS, Outlook
 from forecast.prices.frame import Prices
@@ -396,3 +402,87 @@ def test_benchmarks_go_with_given_weights_too(random_prices: Callable[..., Price
     assert set(weights["origin"]) <= set(given["origin"])
     equal = weights[weights["strategy"] == "equal_weight"]
     assert equal.groupby("origin")["weight"].sum().round(12).eq(1).all()
+
+
+def test_benchmarks_beside_rare_weights_decide_on_every_date(
+    random_prices: Callable[..., Prices],
+) -> None:
+    """So a monthly table is compared with what daily decisions earn, in sessions of `rebalance`."""
+    quotes = quotes_of(random_prices(2, symbols=4, staggered=False))
+    daily = pd.DataFrame({"origin": quotes.dates[25:60].astype("datetime64[s]"), "weight": 0.5})
+    daily = daily.assign(
+        model="own", strategy="rare", part="test", symbol="S0", fold=np.arange(35) // 14
+    )
+    rare = daily.iloc[::14]
+    for rebalance in (1, 3):
+        shared: dict[str, Any] = {"limits": limits_of(rebalance=rebalance), "part": "test"}
+        last = daily["origin"].iloc[-1].to_numpy().astype("datetime64[D]")
+        often = decide_benchmarks(daily, quotes, **shared)
+        seldom = decide_benchmarks(rare, quotes, until=last, **shared)
+        pd.testing.assert_frame_equal(often, seldom)
+        till_last = decide_benchmarks(rare, quotes, **shared)
+        kept = (often["origin"] <= rare["origin"].iloc[-1]).to_numpy()
+        pd.testing.assert_frame_equal(till_last, often[kept].reset_index(drop=True))
+    longer = decide_benchmarks(
+        rare, quotes, limits=limits_of(), part="test", until=quotes.dates[-1] + 9
+    )
+    equal = longer[longer["strategy"] == "equal_weight"]
+    assert equal["origin"].nunique() == len(quotes.dates) - 25
+    assert equal["fold"].iloc[-1] == 2
+
+
+def test_a_holiday_of_an_exchange_on_the_last_date_ends_nobody(quotes_from: QuotesOf) -> None:
+    price = np.linspace(10, 20, 40)
+    closed = np.where(np.arange(40) > 38, np.nan, price)
+    quotes = quotes_from({"A": price, "B": closed, "C": price[::-1]})
+    table = forecasts_of(quotes, 0, horizons=(1,), first=0)
+    limits = limits_of(rules={"calm": RULES["calm"]})
+    last = pd.Timestamp(quotes.dates[-1])
+    for codes, held in ((("XLON", "XNYS", "XLON"), True), (("XLON", "XLON", "XLON"), False)):
+        known = replace(quotes, calendars=codes)
+        weights = decide_all(table, known, limits=limits, part="test")
+        calm = wide(weights[weights["strategy"] == "calm"], known)
+        given = wide(still_traded(weights[weights["strategy"] == "calm"], known), known)
+        pd.testing.assert_frame_equal(calm, given)
+        assert (calm.loc[last, "B"] > 0) == held
+    beside = decide_benchmarks(
+        weights, replace(quotes, calendars=("XLON", "XNYS", "XLON")), limits=limits, part="test"
+    )
+    assert "B" in set(beside.loc[beside["origin"] == last, "symbol"])
+
+
+def test_of_weights_the_rows_of_what_has_ended_are_dropped(
+    quotes_from: QuotesOf, weights_of: Callable[..., pd.DataFrame]
+) -> None:
+    """A decision that holds nothing else stays one: what it no longer holds is sold."""
+    quotes = quotes_from({"A": [1.0] * 5, "B": [1, 1, 1, math.nan, math.nan]})
+    weights = weights_of(quotes, {2: {"A": 0.5, "B": 0.5}, 3: {"A": 0.4, "B": 0.6}, 4: {"B": 1.0}})
+    found = still_traded(weights, quotes)
+    told = list(zip(found["origin"].dt.day, found["symbol"], found["weight"], strict=True))
+    assert told == [(8, "A", 0.5), (8, "B", 0.5), (9, "A", 0.4), (10, "B", 0.0)]
+    pd.testing.assert_frame_equal(still_traded(found, quotes), found)
+    alive = weights[weights["symbol"] == "A"]
+    assert still_traded(alive, quotes) is alive
+
+
+@pytest.mark.parametrize("label", ["ranked", "calm"])
+def test_an_origin_without_volatilities_has_no_weights_and_a_model_without_is_refused(
+    random_prices: Callable[..., Prices], label: str
+) -> None:
+    quotes = quotes_of(random_prices(2, symbols=4, staggered=False))
+    table = forecasts_of(quotes, 0, horizons=(1,))
+    day = table["origin"].sort_values().iloc[len(table) // 2]
+    silent = [*QUANTILES, "std"]
+    some = table.copy()
+    some.loc[some["origin"] == day, silent] = np.nan
+    limits = limits_of(stale=0, rules={label: RULES[label]})
+    weights, whole = (decided(given, quotes, label, limits) for given in (some, table))
+    assert not weights.loc[day].any() and whole.loc[day].any()
+    pd.testing.assert_frame_equal(weights.drop(index=day), whole.drop(index=day))
+    none = table.assign(**dict.fromkeys(silent, np.nan))
+    refusal = rf"strategy.rules.{label}.rule=\w+ needs forecasts of volatility, which lstm does not"
+    with pytest.raises(ForecastError, match=refusal):
+        decided(none, quotes, label, limits)
+    with pytest.raises(ForecastError, match=refusal):
+        decide_all(none, quotes, limits=limits, part="test")
+    assert decided(none, quotes, "signs", limits).to_numpy().any()

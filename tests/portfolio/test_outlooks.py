@@ -94,6 +94,19 @@ def test_a_volatility_not_stated_is_read_from_the_quantiles(quotes_from: QuotesO
     assert math.isnan(outlook.std_S[0]) and outlook.mean_S[0] == math.expm1(0.0)
 
 
+def test_whether_others_state_a_volatility_changes_none_that_is_read(
+    quotes_from: QuotesOf,
+) -> None:
+    quotes = quotes_from({"A": np.linspace(10, 20, 9), "B": np.linspace(10, 5, 9)})
+    rows = rows_of(quotes, [(5, "A"), (5, "B"), (6, "A")], std=[NAN, 7.0, NAN])
+    before, after = (shown(r, quotes)[5] for r in (rows, rows.assign(std=[NAN, 7.0, 9.0])))
+    assert before.std_S[0] == pytest.approx(0.16 / (2 * 1.2815515655))  # q90 − q10 is 16
+    assert before.std_S[1] == pytest.approx(0.07)
+    np.testing.assert_array_equal(before.std_S, after.std_S)
+    alone = shown(rows[rows["symbol"] == "A"], quotes)[5]
+    assert alone.std_S[0] == before.std_S[0] and alone.mean_S[0] == before.mean_S[0]
+
+
 def test_sessions_a_year_are_counted_up_to_the_origin(quotes_from: QuotesOf) -> None:
     every_day = np.datetime64("2020-01-01") + np.arange(800)
     quotes = quotes_from({"A": np.full(800, 10.0)}, dates=every_day)

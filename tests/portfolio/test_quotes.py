@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forecast.config import ForecastError
 from forecast.portfolio.quotes import quotes_of
 
 NAN = np.nan
@@ -78,6 +79,27 @@ def test_a_year_has_as_many_periods_as_the_data_has_sessions(prices_of) -> None:
         260.9, abs=0.2
     )
     assert quotes_of(prices_of({"A": [1.0]})).periods == 252
+
+
+def test_raw_opens_beside_adjusted_closes_are_refused(prices_of) -> None:
+    """Whoever bought at such an open would earn the adjustment at the close."""
+    raw = np.linspace(100, 140, 40)
+    adjusted = np.where(np.arange(40) < 30, raw / 2, raw)  # a split of 2 for 1
+    close, opens = {"A": raw, "B": adjusted}, {"A": raw, "B": raw}
+    with pytest.raises(ForecastError, match="^B: .* 100 % apart .*data.columns.raw_close=") as told:
+        quotes_of(prices_of(close, open=opens))
+    assert "\n" not in str(told.value)
+    quotes = quotes_of(prices_of(close, open=opens, raw_close=opens))
+    np.testing.assert_allclose(quotes.open_TS, quotes.close_TS)
+    one = np.where(np.arange(40) == 7, 2.0, 1.0)  # a wild session is none of another basis
+    assert quotes_of(prices_of(close, open={"A": raw * one, "B": adjusted})).opens
+
+
+def test_opens_are_there_if_every_symbol_has_one(prices_of) -> None:
+    close = {"A": [1.0, 1.0], "B": [1.0, 1.0]}
+    assert not quotes_of(prices_of(close)).opens
+    assert not quotes_of(prices_of(close, open={"A": [1.0, 1.0], "B": [NAN, NAN]})).opens
+    assert quotes_of(prices_of(close, open={"A": [1.0, 1.0], "B": [NAN, 1.0]})).opens
 
 
 class TestEnds:

@@ -27,6 +27,8 @@ def fails(forecasts, past_returns): raise KeyError("two\\nlines")
 def writes(forecasts, past_returns):
     past_returns[0] = 0
     return forecasts.mean_S
+def turns(forecasts, past_returns, *, turnover: float = 1.0): return forecasts.mean_S
+def named(forecasts, past_returns, rule: str): return forecasts.mean_S
 NUMBER = 1
 """
 
@@ -109,6 +111,8 @@ def test_checking_an_entry_imports_nothing_of_anybody() -> None:
         ("greedy", "it must name its options. A rule is called as"),
         ("lonely", "A rule is called as"),
         ("unread", "Nowhere.*A rule is called as"),
+        ("turns", "its option turnover would never reach it: give it another name"),
+        ("named", "its option rule would never reach it"),
     ],
 )
 def test_own_rules_that_cannot_be_called_are_refused(
@@ -143,3 +147,25 @@ def test_the_hash_is_that_of_the_files_of_own_rules(
     file = tmp_path / f"{own('tilt').partition('.')[0]}.py"
     assert found == hashlib.sha256(file.read_bytes()).hexdigest()
     assert own_rules_sha256({"b": mine, "c": mine}) != found
+
+
+@pytest.mark.parametrize("how", ["tilt", "bound", "Thing", "wrapped"])
+def test_the_hash_counts_the_code_of_a_rule_that_is_handed_on(
+    own: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    code = own("tilt").partition(".")[0]
+    file, shown = tmp_path / f"{code}.py", f"shown_{code}"
+    file.write_text(
+        CODE + "class Thing:\n    def __call__(self, forecasts, past_returns): return 0\n"
+    )
+    (tmp_path / f"{shown}.py").write_text(
+        f"import functools\nfrom {code} import tilt, Thing as Other\n"
+        "bound, Thing = functools.partial(tilt, power=2.0), Other()\n"
+        "@functools.wraps(tilt)\ndef wrapped(*given, **named): return tilt(*given, **named)\n"
+    )
+    entry = {"rule": f"{shown}.{how}", **({} if how == "Thing" else {"symbol": "A"})}
+    found = own_rules_sha256({"mine": entry})
+    both = (tmp_path / f"{shown}.py").read_bytes() + file.read_bytes()
+    assert found == hashlib.sha256(both).hexdigest()
+    file.write_text(file.read_text() + "# another rule\n")
+    assert own_rules_sha256({"mine": entry}) != found

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from forecast.config import ForecastError
 from forecast.portfolio.simulation import EXECUTIONS, Simulation, simulate
+from forecast.weights import validate_weights
 
 NAN = np.nan
 SERIES = (
@@ -421,6 +422,43 @@ def test_the_square_root_law_by_hand(quotes_from, weights_of, costs_of) -> None:
     )
     share = 0.5 * 1e5 / 2e6  # of the mean of what was traded until the decision
     assert found.cost_PT[0, 1] == pytest.approx(0.5 * 0.8 * 0.03 * share**0.5)
+
+
+@given(seed=seeds, execution=executions)
+@few
+def test_what_is_held_goes_on_after_the_last_decision_until_a_date(
+    random_quotes, random_weights, weights_of, costs_of, seed, execution
+) -> None:
+    """As if a pair that never trades had gone on deciding; what is simulated anyway is the same."""
+    quotes = random_quotes(seed, symbols=4)
+    table = random_weights(quotes, seed, pairs=1)
+    table = table[table["origin"] <= pd.Timestamp(quotes.dates[40])]
+    given_ = {"costs": costs_of(commission=5.0), "cash_T": flat(quotes, 2.0)}
+    given_["execution"] = execution
+    day = quotes.dates[60]
+    cash = weights_of(quotes, {60: {"S0": 0.0}}, strategy="cash").astype({"strategy": str})
+    both = validate_weights(pd.concat([table.astype({"strategy": str}), cash]), "both")
+    wanted = simulate(quotes, both, **given_)
+    until = simulate(quotes, table, until=day, **given_)
+    short = simulate(quotes, table, **given_)
+    assert until.dates_T[-1] == day > short.dates_T[-1]
+    place = wanted.pairs.index(until.pairs[0])
+    rows = len(until.dates_T)
+    np.testing.assert_array_equal(until.return_PT[0], wanted.return_PT[place, :rows])
+    np.testing.assert_array_equal(short.return_PT, until.return_PT[:, : len(short.dates_T)])
+
+
+def test_the_last_date_is_at_most_that_of_the_data(quotes_from, weights_of, costs_of) -> None:
+    quotes = quotes_from({"A": [10.0, 11.0, 12.0, 13.0]})
+    weights = weights_of(quotes, {1: {"A": 1.0}})
+    given_ = {"costs": costs_of(), "cash_T": flat(quotes), "execution": "close"}
+    for until in ("2020-01-12", "2031-01-01"):  # a Sunday after the last date
+        found = simulate(quotes, weights, until=np.datetime64(until), **given_)
+        assert found.dates_T[-1] == quotes.dates[-1]
+    first = simulate(quotes, weights, until=quotes.dates[1], **given_)
+    np.testing.assert_array_equal(first.dates_T, quotes.dates[1:2])
+    with pytest.raises(ForecastError, match="until=2020-01-06 lies before .*, 2020-01-07"):
+        simulate(quotes, weights, until=quotes.dates[0], **given_)
 
 
 class TestRefusals:

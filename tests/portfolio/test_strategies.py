@@ -212,10 +212,21 @@ def test_buy_and_hold_decides_once() -> None:
 
 
 @pytest.mark.parametrize("name", ["long_short", "inverse_volatility", "minimum_variance"])
-def test_a_model_without_volatilities_is_refused_where_they_are_needed(name: str) -> None:
+def test_without_volatilities_nothing_is_held_where_they_are_needed(name: str) -> None:
     forecasts, past = outlook(5, std_S=np.full(8, np.nan))
-    with pytest.raises(ForecastError, match="needs forecasts of volatility.*strategy.models"):
-        RULES[name](forecasts, past, **(OPTIONS | OPTIMISED)[name])
+    options = (OPTIONS | OPTIMISED)[name]
+    assert not RULES[name](forecasts, past, **options).any()
+    assert rules.needs_volatility(name, options)
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, *OPTIMISED])
+def test_the_rules_that_need_volatilities_are_those_that_hold_nothing_without(name: str) -> None:
+    forecasts, past = outlook(5, std_S=np.full(8, np.nan))
+    options = {**(OPTIONS | OPTIMISED)[name]}
+    for by in ("ratio", "mean") if "by" in options else (None,):
+        options |= {} if by is None else {"by": by}
+        held = RULES[name](forecasts, past, **options).any()
+        assert held != rules.needs_volatility(name, options)
 
 
 @pytest.mark.parametrize(
