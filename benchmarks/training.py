@@ -24,8 +24,7 @@ from forecast.config import plain
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch
 from forecast.models.forecaster import Forecaster
-from forecast.models.heads import PositionHead
-from forecast.models.heads import HEADS
+from forecast.models.heads import HEADS, PositionHead
 from forecast.models.pipeline import loss_options, make_datamodule
 
 

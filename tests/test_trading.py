@@ -123,9 +123,8 @@ def test_every_strategy_on_every_model_stands_beside_the_benchmarks(run: Run) ->
 
 
 def test_the_objective_is_minus_the_validation_sharpe_of_the_first_strategy(run: Run) -> None:
-    assert run.metrics["objective"] == -run.metrics["performance"]["validation"]["lstm"][
-        "long_short"
-    ]["sharpe"]
+    found = run.metrics["performance"]["validation"]["lstm"]
+    assert run.metrics["objective"] == -found["long_short"]["sharpe"]
 
 
 def test_the_tables_agree_with_each_other(run: Run) -> None:
@@ -211,11 +210,12 @@ def test_no_weight_knows_a_later_price_or_forecast(
     )
     found = read_weights(cut.path / "weights.parquet")
     keys = ["model", "strategy", "origin", "symbol", "weight"]
+    text = dict.fromkeys(("model", "strategy", "symbol"), str)
     expected = whole[whole["origin"] <= day][keys]
     assert len(expected) > 1000
     pd.testing.assert_frame_equal(
-        found[keys].astype({k: str for k in ("model", "strategy", "symbol")}).reset_index(drop=True),
-        expected.astype({k: str for k in ("model", "strategy", "symbol")}).reset_index(drop=True),
+        found[keys].astype(text).reset_index(drop=True),
+        expected.astype(text).reset_index(drop=True),
     )
 
 
