@@ -13,6 +13,7 @@ from forecast.portfolio.coverage import portfolio_risk
 from forecast.portfolio.decisions import decide_all, decide_benchmarks, still_traded
 from forecast.portfolio.judgement import first_session, judge
 from forecast.portfolio.plan import Plan
+from forecast.portfolio.schedule import schedule
 from forecast.portfolio.sharpe import differences
 from forecast.portfolio.simulation import Simulation, simulate
 from forecast.portfolio.source import Source
@@ -137,6 +138,7 @@ def _weights(
         given = source.weights[(source.weights["part"] == part).to_numpy()]
         if source.run is not None:
             given = still_traded(_capped(given, plan), plan.quotes)
+        schedule(given, plan.quotes, plan.limits.max_gross)  # refuses what cannot be traded
         benchmarks = decide_benchmarks(
             given, plan.quotes, limits=plan.limits, part=part, until=until
         )
