@@ -118,12 +118,14 @@ def verdict(strategies: Runs, positions: Runs) -> str:
     chosen += [(positions, *pair) for pair in pairs(positions) if pair[0] != "none"]
 
     def named(keep: Callable[[Run, str, str], bool]) -> str:
-        names = [
-            f"`{strategy}` on `{model}`"
-            for runs, model, strategy in chosen
-            if all(keep(run, model, strategy) for run in runs)
-        ]
-        return f"{len(names)} of {len(chosen)}" + (f" ({', '.join(names)})" if names else "")
+        names: dict[bool, list[str]] = {True: [], False: []}
+        for runs, model, strategy in chosen:
+            kept = all(keep(run, model, strategy) for run in runs)
+            names[kept].append(f"`{strategy}` on `{model}`")
+        most = len(names[True]) > len(names[False])
+        shorter = ", ".join(names[not most])
+        told = f" ({'all but ' if most else ''}{shorter})" if shorter else ""
+        return f"{len(names[True])} of {len(chosen)}{told}"
 
     def above(run: Run, model: str, strategy: str, cost: str = COSTS) -> bool:
         return bool(run.metrics["levels"]["test"][model][strategy][cost]["sharpe_interval"][0] > 0)
@@ -166,8 +168,10 @@ def verdict(strategies: Runs, positions: Runs) -> str:
             found = [run.metrics["differences"]["test"][model][strategy][name] for run in positions]
             gap = np.mean([pair["sharpe_difference"] for pair in found])
             p = max(pair["p"] for pair in found)
-            won = all(pair["sharpe_difference"] > 0 and pair["p"] < 0.05 for pair in found)
-            verb = "beats" if won else "does not beat"
+            sure = all(pair["p"] < 0.05 for pair in found)
+            verb = "is not told apart from"
+            if sure and gap != 0:
+                verb = "beats" if gap > 0 else "is worse than"
             words.append(f"`{model}` {verb} `{name}` ({gap:+.2f}, p = {p:.2f})")
     told.append(f"**The position head**: {'; '.join(words)}.")
     return " ".join(told)
