@@ -188,6 +188,31 @@ def test_every_trial_is_on_the_ledger_and_deflates_what_was_found_before(
     assert (one.path / "metrics.json").read_bytes() == metrics
 
 
+def trials_of(run: Run, outputs: Path) -> dict[str, str]:
+    """Configuration of every trial of a run's test part, by `<model>/<strategy>`."""
+    lines = [line for line in ledger(outputs) if line["run"].startswith(f"{run.name}/")]
+    return {
+        line["run"].partition("/")[2]: line["configuration"]
+        for line in lines
+        if line["part"] == "test"
+    }
+
+
+def test_another_seed_is_the_same_trial(run: Run, outputs: Path) -> None:
+    other = traded(outputs, "seed=1")
+    assert other.name != run.name
+    assert len(trials_of(run, outputs)) == 4
+    assert trials_of(other, outputs) == trials_of(run, outputs)
+
+
+def test_what_is_said_by_default_or_in_full_is_the_same_trial(
+    run: Run, outputs: Path, no_fit: None
+) -> None:
+    full = traded(outputs, "execution=next_open", "strategy.horizon=1")
+    assert full.name != run.name
+    assert trials_of(full, outputs) == trials_of(run, outputs)
+
+
 def test_no_weight_knows_a_later_price_or_forecast(
     run: Run, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +258,27 @@ def test_weights_of_anybody_are_traded_as_they_are(run: Run, tmp_path: Path, no_
     )
     assert ours["sharpe"] == theirs["sharpe"]
     assert found.metrics["risk"] == {}
+    # Holdings go on where decisions end, and other weights are another trial.
+    mine[mine["origin"] < mine["origin"].max()].to_parquet(tmp_path / "less.parquet", index=False)
+    less = traded(tmp_path, f"weights={tmp_path / 'less.parquet'}", base=PRICES)
+    dates = [pd.read_parquet(r.path / "returns.parquet")["date"].max() for r in (less, found)]
+    assert dates[0] == dates[1]
+    assert trials_of(less, tmp_path) != trials_of(found, tmp_path)
+
+
+def test_forecasts_of_other_prices_are_refused(table: Path, tmp_path: Path) -> None:
+    base = ["data.seed=7", *PRICES, f"forecasts={table}", *JUDGE, "strategy=sign"]
+    with pytest.raises(ForecastError, match="the forecasts state the price") as caught:
+        traded(tmp_path, base=base)
+    assert "\n" not in str(caught.value)
+
+
+def test_force_begins_the_portfolio_afresh_and_keeps_the_forecasts(
+    run: Run, outputs: Path, no_fit: None
+) -> None:
+    before = content(run)
+    again = traded(outputs, "force=true")
+    assert (again.name, content(again)) == (run.name, before)
 
 
 def test_forecasts_that_end_before_the_fill_are_refused_before_anything_is_trained(
