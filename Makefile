@@ -15,7 +15,7 @@ audit: $(VENV)/ready
 	$(BIN)/python -m forecast.audit $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)  # many small networks: threads only wait
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)  # networks so small that threads only wait
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -63,12 +63,13 @@ def snapshot() -> str:
     found: dict[str, set[str]] = {}
     inside: dict[str, bool] = {}
     for command in COMMANDS:
-        for group in groups_of(command):
+        groups = groups_of(command)
+        for group in groups:
             for choice in CHOICES[group]:
                 config = config_of(group, choice, command)
                 for key, _ in leaves(config):
                     owner = key.partition(".")[0]
-                    if owner == group or owner not in groups_of(command):
+                    if owner == group or owner not in groups:
                         if key not in inside:
                             other = canonical_id(changed(config, key))
                             inside[key] = other != canonical_id(config)
