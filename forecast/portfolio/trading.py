@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from forecast.config import ForecastError
 from forecast.portfolio.coverage import portfolio_risk
@@ -84,12 +85,13 @@ def trade(
             "positions": _sparse(part, held, held.positions_PTS, "weight"),
             "trades": _sparse(part, held, held.traded_PTS, "traded"),
         }
-        found["differences"] = differences(
-            made["returns"],
-            part=part,
-            benchmarks=[(FROM_PRICES, name) for name in BENCHMARKS],
-            periods=plan.quotes.periods,
-        )
+        with threadpool_limits(1):  # matrix products round by the number of threads
+            found["differences"] = differences(
+                made["returns"],
+                part=part,
+                benchmarks=[(FROM_PRICES, name) for name in BENCHMARKS],
+                periods=plan.quotes.periods,
+            )
         if source.forecasts is not None and source.horizon is not None:
             made["risk"], found["risk"] = portfolio_risk(
                 source.forecasts,
