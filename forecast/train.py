@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import check, door, instantiate, plain
+from forecast.config import canonical_id, check, door, instantiate, plain, without
 from forecast.run import PARTS, Run, run_name
 from forecast.settings import SECTIONS, Settings, check_sections
 
@@ -147,16 +147,23 @@ def _trade(
     missing: Sequence[str],
 ) -> None:
     """State the weights of all parts, trade them and publish: tables, ledger, then metrics."""
+    from forecast.models.heads import POSITION
     from forecast.models.weights import stated_weights
     from forecast.portfolio.positions import trade_positions
+    from forecast.portfolio.trials import record_trials
 
     parts = [part for part in PARTS if part in (*run.parts, *missing)]
     ensembles = {run.config["model"]["cell"]: ensemble}
     weights, dropped = stated_weights(datamodule, parts=parts, ensembles=ensembles)
     cost = run.config["head"]["cost"]
     metrics = trade_positions(run, quotes, weights, cost=cost, parts=parts)
+    trial = canonical_id(without(run.config, ["seed"]))
     for part in missing:
-        run.record(part, *run.data["fold"][part])
+        first, last = run.data["fold"][part]
+        run.record(part, first, last)
+        # It is one more strategy that was tried on these prices, and deflates all others.
+        names = [(model, POSITION) for model in ensembles]
+        record_trials(run, part, first, last, dict.fromkeys(names, trial))
     run.write("metrics.json", {"parts": parts, **metrics, "dropped": dropped})
 
 

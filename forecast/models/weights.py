@@ -98,15 +98,17 @@ def stated_weights(
 def _held(block: Block, days: range) -> tuple[np.ndarray, np.ndarray]:
     """Which of a block's rows is held at which of some union dates: indices of both, (M,).
 
-    A row holds until its symbol's next session, for `STALE` further dates at most; a symbol
-    without a next session has ended.
+    A row holds until its symbol's next session, for `STALE` further dates at most. That there is
+    no next session is not known at these dates, so a symbol that has ended is held as one whose
+    exchange is closed; the portfolio drops what can no longer be traded.
     """
     panel = block.panel
     last_N = panel.offsets[block.symbol + 1] - 1
     own_N = panel.day[block.row].astype(np.int64)
-    next_N = np.where(block.row < last_N, panel.day[np.minimum(block.row + 1, last_N)], own_N + 1)
+    stale_N = own_N + STALE + 1
+    next_N = np.where(block.row < last_N, panel.day[np.minimum(block.row + 1, last_N)], stale_N)
     start_N = np.maximum(own_N, days.start)
-    stop_N = np.minimum(np.minimum(next_N, own_N + STALE + 1), days.stop)
+    stop_N = np.minimum(np.minimum(next_N, stale_N), days.stop)
     count_N = np.maximum(stop_N - start_N, 0)
     at_M = np.repeat(np.arange(len(own_N)), count_N)
     since_M = np.arange(len(at_M)) - np.repeat(np.cumsum(count_N) - count_N, count_N)

@@ -11,6 +11,7 @@ from forecast.portfolio.costs import Costs
 from forecast.portfolio.limits import Limits
 from forecast.portfolio.plan import Plan
 from forecast.portfolio.quotes import Quotes
+from forecast.portfolio.schedule import still_traded
 from forecast.portfolio.source import Source
 from forecast.portfolio.trading import trade
 from forecast.run import Run
@@ -64,5 +65,6 @@ def trade_positions(
         cash_T=np.zeros(len(quotes.dates)),
     )
     networks = list(dict.fromkeys(weights["model"].astype(str)))
-    source = Source(run=None, networks=networks, parts=parts, weights=weights)
+    listed = still_traded(weights, quotes)
+    source = Source(run=None, networks=networks, parts=parts, weights=listed)
     return trade(run, plan, source, parts=parts)
