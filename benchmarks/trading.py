@@ -30,9 +30,9 @@ COMMAND = "python benchmarks/trading.py"
 BEGIN, END = "<!-- trading: made by python benchmarks/trading.py -->", "<!-- /trading -->"
 DEVELOPMENT = (
     "2010 to 2022 is the development range and the stocks are survivors, so levels of return are "
-    "too good, those of the benchmarks too. The ledger counts the trials of this table alone: while "
-    "the strategies were built, some of them were run on these years in other folders, so the true "
-    "number is higher; nothing was chosen by what came out."
+    "too good, those of the benchmarks too. The ledger counts the trials of this table alone: "
+    "while the strategies were built, some of them were run on these years in other folders, so "
+    "the true number is higher; nothing was chosen by what came out."
 )
 
 Runs = Sequence[Run]
