@@ -476,6 +476,8 @@ def test_a_run_of_positions_holds_weights_and_what_they_earned(
     assert set(stated["model"]) == {"lstm"} and set(stated["part"]) == set(positions.parts)
     looks = [line for line in ledger(outputs) if line["run"] == positions.name]
     assert [line["part"] for line in looks] == ["validation", "test"]
+    trial = [line for line in ledger(outputs) if line["run"] == f"{positions.name}/lstm/position"]
+    assert [line["part"] for line in trial] == ["validation", "test"]
     assert "position" in (positions.path / "train.log").read_text()
     assert "</html>" in (positions.path / "report.html").read_text(encoding="utf-8")
 
