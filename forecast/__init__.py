@@ -7,12 +7,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forecast.config import compose
     from forecast.prices import load_prices
     from forecast.run import list_runs, load_run
+
+# On some processors MKL splits sums by the number of threads; so it rounds alike with any. It is
+# read at MKL's first call, which may be long after torch was imported.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "compose": "forecast.config",

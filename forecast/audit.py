@@ -90,7 +90,7 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
         Anything about options or data that the user can mend.
     """
     from forecast.evaluation.subject import open_subject
-    from forecast.models.fit import torch_threads
+    from forecast.models.devices import torch_threads
 
     config = plain(cfg)
     check_sections(config, (*SECTIONS, "strategy", "audit"))
@@ -190,7 +190,7 @@ def _of_configuration(
     from forecast.evaluation.overlap import check_ranges, joined
     from forecast.evaluation.stored import check_stored
     from forecast.evaluation.trial import reduced, session_dates
-    from forecast.models.pipeline import folds_of, make_task, panel_of
+    from forecast.models.configured import folds_of, make_task, panel_of
 
     run, prices = subject.run, subject.prices
     assert prices is not None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from forecast.config import ForecastError, check, door, instantiate, plain
 from forecast.run import PARTS, Run, run_name
+from forecast.schema import PARTS as ORDER
 from forecast.settings import (
     BACKTEST_SECTIONS,
     Backtest,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 SCORING = ("forecasts", "recalibrate", "significance", "report")  # all that given tables need
 WHERE = ("data", "evaluate", "outputs")
+LIVE = "live"  # in place of a path: the live record, or live:<run>
 TRADING = ("strategy", "costs", "execution", "weights")  # what forecasts do not depend on
 
 # Leaves all files of a run for some parts, of which some are missing; calls the clock after fits.
@@ -107,6 +109,10 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
     instantiate(config["significance"], "significance", Significance)
     instantiate(config["report"], "report", Report)
     walked, traded = settings.walked, _is_traded(config, settings)
+    if settings.live and traded:
+        raise ForecastError(
+            f"forecasts={settings.forecasts} is scored, not traded: leave strategy out."
+        )
     check_options(config)  # traded or not: a typing error is one either way
     device, own = _checked(config) if walked else ("none", "")
     prices = load_prices(config["data"]) if walked or traded else None
@@ -162,7 +168,7 @@ def _completed(stage: Stage, overrides: Sequence[str], *, force: bool) -> Run:
         if missing:
             with run.attempt(config, overrides, stage.device):
                 # As fits end, so that those of an attempt that is killed count.
-                stage.work([p for p in PARTS if p in (*run.parts, *missing)], missing, clock)
+                stage.work([p for p in ORDER if p in (*run.parts, *missing)], missing, clock)
             clock()
             run.say(stage.table(run.metrics))
         else:
@@ -255,8 +261,8 @@ def _walk_forward(
     from forecast.evaluation.joint import join
     from forecast.evaluation.published import publish
     from forecast.models.choice import networks_of, states_positions, trained_of
+    from forecast.models.configured import folds_of, make_task, panel_of
     from forecast.models.executors import complete
-    from forecast.models.pipeline import folds_of, make_task, panel_of
     from forecast.models.walk import CLASSICAL, attempt, chained, told
     from forecast.weights import join_weights
 
@@ -298,26 +304,46 @@ def _walk_forward(
 
 
 def _given(config: dict[str, Any], settings: Backtest) -> Stage:
-    """Score tables that are there."""
+    """Score tables that are there, or the live record."""
     from forecast.evaluation.published import publish_given
     from forecast.evaluation.scores import table
     from forecast.forecasts import names
 
     given = settings.forecasts
+    facts: dict[str, Any] = {}
     paths = [Path(p) for p in ([given] if isinstance(given, str) else given or ())]
+    wanted = settings.parts
+    if settings.live:
+        path, facts = _live(config, settings)
+        paths, wanted = [path], (LIVE,)
     asked = {key: config[key] for key in SCORING}
     sha256 = _sha256("forecasts", paths)
     run = Run(Path(settings.outputs) / run_name("backtest", asked, data=sha256, device=""))
     found = {part for path in paths for part in names(path, "part")}
-    parts = [p for p in PARTS if p in found and p in settings.parts]
+    parts = [p for p in ORDER if p in found and p in wanted]
     if not parts:
         raise ForecastError(
-            f"forecasts={given}: no row of {', '.join(settings.parts)}; there are "
+            f"forecasts={given}: no row of {', '.join(wanted)}; there are "
             f"{', '.join(sorted(found))}. Correct evaluate or the tables."
         )
     told = {**asked, "outputs": settings.outputs, "evaluate": config["evaluate"], "backtest": {}}
-    work = partial(publish_given, run, config=told, paths=paths, sha256=sha256)
+    work = partial(publish_given, run, config=told, paths=paths, sha256=sha256, facts=facts)
     return Stage(run=run, config=told, device="none", parts=parts, work=work, table=table)
+
+
+def _live(config: Mapping[str, Any], settings: Backtest) -> tuple[Path, dict[str, Any]]:
+    """A table of the live record with what became of it, and what is to be said of it."""
+    from forecast.evaluation.live import score_record
+    from forecast.prices import load_prices
+
+    def load(section: Mapping[str, Any], symbols: Sequence[str]) -> Prices:
+        offline = {"offline": True} if config["data"].get("offline") else {}
+        return load_prices({**section, **offline, "symbols": list(symbols)})
+
+    run = str(settings.forecasts).partition(":")[2] or None
+    scored = score_record(Path(settings.outputs) / LIVE, run, load)
+    print(scored.told)
+    return scored.path, {"source": LIVE, "warnings": [scored.told]}
 
 
 def _sha256(key: str, paths: Sequence[Path]) -> str:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from forecast.models.ensemble import Ensemble
 
 PARTS = ("validation", "test")
+MADE_OF_A_RUN = ("audit.json", "prediction.json")  # files of finished folders that are no runs
 LEDGER = ("time", "run", "configuration", "data", "first", "last", "part")
 COLUMNS = ("run", "model", "head", "data", "horizons", "seed", "parts", "objective", "overrides")
 
@@ -128,8 +129,8 @@ class Run:
         cell, fold :
             Of a backtest: which networks (by default its first model's) of which fold.
         """
+        from forecast.models.configured import make_task
         from forecast.models.ensemble import load_ensemble
-        from forecast.models.pipeline import make_task
 
         config, folder = self.config, self.path
         if "backtest" in config:
@@ -352,9 +353,9 @@ def _outputs(outputs: str | os.PathLike[str] | None) -> Path:
 def _folders(outputs: Path) -> list[Path]:
     if not outputs.is_dir():
         return []
-    # What begins with a dot is on its way out: see Run.clear. A finished audit is no run.
+    # What begins with a dot is on its way out: see Run.clear. What is made of a run is no run.
     found = (p for p in outputs.iterdir() if not p.name.startswith("."))
-    runs = (p for p in found if not (p / "audit.json").is_file())
+    runs = (p for p in found if not any((p / name).is_file() for name in MADE_OF_A_RUN))
     return sorted(p for p in runs if (p / "config.yaml").is_file())
 
 

@@ -75,6 +75,11 @@ class Backtest(Settings):
         """Whether networks are trained, rather than tables read."""
         return self.forecasts is None and self.weights is None
 
+    @property
+    def live(self) -> bool:
+        """Whether the live record is scored: `live`, or `live:<run>`."""
+        return isinstance(self.forecasts, str) and self.forecasts.partition(":")[0] == "live"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.recalibrate not in RECALIBRATIONS:

@@ -49,7 +49,7 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     """
     from forecast.dataset.folds import make_fold
     from forecast.models.choice import states_positions
-    from forecast.models.fit import torch_threads
+    from forecast.models.devices import torch_threads
     from forecast.models.pipeline import check_options
     from forecast.prices import load_prices
 

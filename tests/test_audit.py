@@ -175,7 +175,7 @@ def test_a_run_that_names_another_source_is_not_read(
     copy.write("config.yaml", config)
     copy.write("data.json", run.data)
     copy.write("metrics.json", run.metrics)
-    with pytest.raises(ForecastError, match=r"uses os\.mkdir, which an audit would execute"):
+    with pytest.raises(ForecastError, match=r"uses os\.mkdir, which this command would execute"):
         audited(outputs, f"run={copy.path}")
 
 
@@ -205,7 +205,7 @@ def test_every_fold_of_a_backtest_is_audited(outputs: Path, walk: Run) -> None:
 def test_every_fold_s_forecasts_are_made_again(walk: Run, tmp_path: Path) -> None:
     from forecast.evaluation.stored import check_stored
     from forecast.evaluation.trial import session_dates
-    from forecast.models.pipeline import folds_of
+    from forecast.models.configured import folds_of
     from forecast.prices import load_prices
 
     copy = Run(shutil.copytree(walk.path, tmp_path / walk.name))

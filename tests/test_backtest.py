@@ -29,7 +29,7 @@ from forecast.backtest import backtest
 from forecast.config import ForecastError
 from forecast.evaluation.causality import OUTCOME, check_perturbation, check_truncation
 from forecast.forecasts import KEY, read_blocks, read_forecasts, validate
-from forecast.models.fit import best_checkpoint, read_checkpoint
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.forecaster import Forecaster
 from forecast.models.walk import Step, work
 from forecast.prices.frame import Prices
@@ -299,15 +299,15 @@ def test_a_walk_that_did_know_would_be_found_out(
     """The last test is one that can fail: here training reaches into the test range."""
     from dataclasses import replace
 
-    import forecast.models.pipeline as pipeline
+    import forecast.models.configured as configured
 
-    honest = pipeline.walk_forward
+    honest = configured.walk_forward
 
     def greedy(dates: np.ndarray, **options: Any) -> Iterator[Any]:
         for fold in honest(dates, **options):
             yield replace(fold, train_end=fold.test + np.timedelta64(40, "D"))
 
-    monkeypatch.setattr(pipeline, "walk_forward", greedy)
+    monkeypatch.setattr(configured, "walk_forward", greedy)
     prices = load_prices("simulated", n_symbols=5, n_sessions=600, truth=False)
     assert check_truncation(walk_on, prices, last="1991-06-20") is not None
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Fold, ranges
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
+from forecast.prices.examine import examine
 from forecast.prices.frame import Prices
 
 
@@ -64,6 +65,7 @@ def data_facts(panel: Panel, prices: Prices, folds: Sequence[Fold], task: Task) 
         },
         "symbols": [asdict(symbol) for symbol in panel.facts],
         "left_out": [{"symbol": s, "reason": r} for s, r in prices.left_out] + short,
+        "quality": [asdict(finding) for finding in (*prices.findings, *examine(prices))],
         "warnings": [*prices.warnings, *panel.warnings],
     }
 

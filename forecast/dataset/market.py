@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import pandas as pd
 
 from forecast.config import ForecastError
 from forecast.dataset.features import SCALE_SESSIONS, ewma, log_return
+from forecast.prices.exchanges import close_time
 from forecast.prices.frame import Prices
 
 MIN_SYMBOLS = 5  # fewer symbols on a date are no market
@@ -108,14 +107,39 @@ def make_market(prices: Prices, definition: str | None, *, half_life: float) -> 
             )
         date, value = _equal_weight(prices, slices)
         calendar = codes[0] if codes else None
-    volatility = np.sqrt(ewma(value**2, half_life)) if len(value) else value
+    return _scaled(definition, date, value, calendar, half_life)
+
+
+def extend_market(market: Market, prices: Prices, *, half_life: float) -> Market:
+    """A stored market, carried on from the prices of what defines it.
+
+    What is stored stays as it is, so a run's own features keep their bits.
+
+    Parameters
+    ----------
+    prices : Prices
+        Of all that the definition names, from where their histories began.
+    half_life : float
+        Of the market's scale, sessions; the one it was stored with.
+    """
+    if market.definition == "none":
+        return market
+    whole = make_market(prices, market.definition, half_life=half_life)
+    last = market.date[-1] if len(market.date) else np.datetime64("0001-01-01")
+    new = whole.date > last
+    date = np.concatenate([market.date, whole.date[new]])
+    value = np.concatenate([market.log_return, whole.log_return[new]])
+    return _scaled(market.definition, date, value, market.calendar or whole.calendar, half_life)
+
+
+def _scaled(
+    definition: str, date: np.ndarray, value: np.ndarray, calendar: str | None, half_life: float
+) -> Market:
+    """A market from its returns, which its scale follows from."""
+    volatility = np.sqrt(ewma(value**2, half_life)) if len(value) else value.copy()
     volatility[:SCALE_SESSIONS] = np.nan
     return Market(
-        definition=definition,
-        date=date,
-        log_return=value,
-        scale=volatility,
-        calendar=calendar,
+        definition=definition, date=date, log_return=value, scale=volatility, calendar=calendar
     )
 
 
@@ -139,20 +163,6 @@ def _equal_weight(prices: Prices, slices: dict[str, slice]) -> tuple[np.ndarray,
         count[index] += 1
     defined = np.flatnonzero(count >= MIN_SYMBOLS)
     return first + defined.astype("timedelta64[D]"), total[defined] / count[defined]
-
-
-@lru_cache(maxsize=64)
-def close_time(code: str) -> int:
-    """Minutes from midnight UTC of a session's date to its close, on an ordinary winter day.
-
-    What never closes ends its day at the next midnight, 1440, after every exchange.
-    """
-    import exchange_calendars
-
-    calendar = exchange_calendars.get_calendar(code, start="2020-01-01", end="2020-02-01")
-    session = calendar.date_to_session("2020-01-15", direction="next")
-    closing = calendar.session_close(session).tz_localize(None) - session
-    return int(closing / datetime.timedelta(minutes=1))
 
 
 def market_lag(symbol_calendar: str | None, market_calendar: str | None) -> int:

@@ -7,7 +7,6 @@ materialised beyond the batch, so N·C floats are what training holds.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from forecast.dataset.market import (
     symbol_calendar,
     symbol_slices,
 )
+from forecast.prices.exchanges import exchange_sessions
 from forecast.prices.frame import Prices
 
 
@@ -250,34 +250,11 @@ def _gaps(date_N: np.ndarray, calendar: str | None, union: np.ndarray, max_gap: 
     if len(wide):
         sessions = union
         if calendar is not None:
-            sessions = _exchange_sessions(calendar, union[0], union[-1])
+            sessions = exchange_sessions(calendar, union[0], union[-1])
         before = np.searchsorted(sessions, date_N[wide], side="right")
         after = np.searchsorted(sessions, date_N[wide + 1], side="left")
         gap[wide + 1] = after - before > max_gap
     return gap
-
-
-@lru_cache(maxsize=32)
-def _exchange_sessions(code: str, first: np.datetime64, last: np.datetime64) -> np.ndarray:
-    """Sessions of an exchange from one date to another; weekdays beyond what its calendar knows."""
-    import exchange_calendars
-
-    try:
-        bounds = exchange_calendars.get_calendar(code)
-    except exchange_calendars.errors.InvalidCalendarName as error:
-        raise ForecastError(
-            f"calendar {code!r} is no exchange_calendars code (XNYS, XLON, XTKS, 24/7, …). "
-            "Correct data.calendar, or null for the panel's own dates."
-        ) from error
-    low, high = bounds.bound_min(), bounds.bound_max()
-    start = first if low is None else max(first, np.datetime64(low.date()))
-    end = last if high is None else min(last, np.datetime64(high.date()))
-    weekdays = np.busday_offset(first, np.arange(np.busday_count(first, last) + 1), roll="forward")
-    if start >= end:
-        return weekdays
-    calendar = exchange_calendars.get_calendar(code, start=str(start), end=str(end))
-    sessions = calendar.sessions.to_numpy().astype("datetime64[D]")
-    return np.concatenate([weekdays[weekdays < start], sessions, weekdays[weekdays > end]])
 
 
 def _facts(symbol: str, history: History, gap: np.ndarray) -> SymbolFacts:

@@ -23,7 +23,8 @@ from forecast.evaluation.causality import (
 )
 from forecast.evaluation.trial import Copy, Trial, forecast_rows, session_dates
 from forecast.forecasts import KEY
-from forecast.models.pipeline import make_datamodule, panel_of
+from forecast.models.configured import panel_of
+from forecast.models.pipeline import make_datamodule
 from forecast.prices.frame import Prices
 from forecast.weights import WEIGHTS_KEY
 

@@ -79,6 +79,7 @@ def publish_given(
     config: Mapping[str, Any],
     paths: Sequence[Path],
     sha256: str,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Join tables that are there, and score them.
 
@@ -87,12 +88,14 @@ def publish_given(
     parts, missing : parts wanted of the tables, and those of them that are not scored yet.
     clock : nothing is fitted, so it is not called.
     sha256 : of the tables.
+    facts : what `data.json` is to hold beside that which the tables tell.
     """
     dropped = join(paths, run.path, parts=parts, copies=config["recalibrate"])
     models = names(run.path / "forecasts.parquet", "model")
     own = [m for m in models if m not in (*BASELINES, *MEMORYLESS, "truth")]
     own = [m for m in own if not m.endswith(SUFFIX)] or models[:1]
-    facts = table_facts(run.path / "forecasts.parquet")
-    run.write("data.json", {"source": "forecasts", "sha256": sha256, **facts})
-    told = {"networks": own, "fits": {}, "fallbacks": {}, **dropped}
-    publish(run, config, told, missing)
+    of_table = table_facts(run.path / "forecasts.parquet")
+    told = {"source": "forecasts", "sha256": sha256, **of_table, **(facts or {})}
+    run.write("data.json", told)
+    beside = {"networks": own, "fits": {}, "fallbacks": {}, **dropped}
+    publish(run, config, beside, missing)

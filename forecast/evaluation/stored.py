@@ -18,8 +18,8 @@ from forecast.evaluation.overlap import joined
 from forecast.evaluation.trial import forecast_rows, weights_of
 from forecast.forecasts import read_forecasts
 from forecast.models.choice import states_positions
+from forecast.models.configured import panel_of
 from forecast.models.ensemble import Ensemble
-from forecast.models.pipeline import panel_of
 from forecast.models.walk import COLD
 from forecast.prices.frame import Prices
 from forecast.run import Run

@@ -95,22 +95,43 @@ def open_subject(
             name = found.data["source_run"]
             source = load_run(name, found.path.parent, allow=allow) if name else None
             subject = replace(subject, run=source, portfolio=found)
-        _require_allowed(subject, found.name, allow)
+        rules = [str(entry.get("rule")) for entry in subject.rules.values()]
+        executed = subject.config if subject.trained or subject.rules else {}
+        require_own(executed, found.name, allow, option="audit.allow", others=rules)
     return subject
 
 
-def _require_allowed(subject: Subject, name: str, allow: Sequence[str]) -> None:
-    """Refuse to execute what only a run's folder asks for."""
-    config, asked = subject.config, [str(e.get("rule")) for e in subject.rules.values()]
-    if subject.trained:
+def require_own(
+    config: Mapping[str, Any],
+    name: str,
+    allow: Sequence[str],
+    *,
+    option: str,
+    others: Sequence[str] = (),
+) -> None:
+    """Refuse to execute what only a run's folder asks for.
+
+    Parameters
+    ----------
+    config : mapping
+        Of the run.
+    name : str
+        The run's.
+    option : str
+        By which a user allows it.
+    others : sequence of str
+        Dotted names of what else would be executed.
+    """
+    asked = list(others)
+    if "head" in config:
         asked = [*config["features"]["own"], str(config["head"]["name"]), *asked]
     asked = [part for part in asked if "." in part]
-    if subject.trained or subject.rules:
+    if "data" in config:
         source = str(config["data"]["_target_"])
         asked += [] if source.startswith("forecast.prices.") else [source]
     for part in asked:
         if part not in allow:
             raise ForecastError(
-                f"{name} uses {part}, which an audit would execute. If you trust it: "
-                f"audit.allow=[{','.join(asked)}]."
+                f"{name} uses {part}, which this command would execute. If you trust it: "
+                f"{option}=[{','.join(asked)}]."
             )

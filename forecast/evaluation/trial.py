@@ -20,10 +20,11 @@ from forecast.dataset.panel import Panel
 from forecast.dataset.windows import PanelTensors
 from forecast.evaluation.causality import truncate
 from forecast.models.block import Block, blocks
+from forecast.models.configured import make_task
 from forecast.models.distributions import Distribution
 from forecast.models.ensemble import Ensemble, load_ensemble
 from forecast.models.heads import PositionHead
-from forecast.models.pipeline import fit_ensemble, make_datamodule, make_task
+from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.models.weights import write_weights
 from forecast.prices.frame import Prices
 from forecast.weights import read_weights

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS
 from forecast.models.block import Block, blocks
 from forecast.models.distributions import Distribution, Gaussian, StudentT

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.dataset.windows import BLOCK_SYMBOLS
 from forecast.forecasts import LEVELS, QUANTILES, SCHEMA
 from forecast.models.distributions import Distribution

@@ -12,16 +12,15 @@ import numpy as np
 import torch
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
+from forecast.dataset.task import Task
 from forecast.dataset.windows import CarriedPass, PanelTensors
 from forecast.models.block import Block
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.distributions import Distribution
-from forecast.models.fit import best_checkpoint, read_checkpoint
-from forecast.models.forecaster import make_head
 from forecast.models.heads import Head, PositionHead
+from forecast.models.named_heads import make_head, require_allowed
 from forecast.models.networks import Network, State
-from forecast.models.own_heads import require_allowed
 
 
 class Ensemble:
@@ -114,7 +113,8 @@ def load_ensemble(
         state = read_checkpoint(path, device)
         arguments = state["hyper_parameters"]
         require_allowed(arguments["head"]["name"], allow, str(folder))
-        with torch.device("meta"):  # weights come from the checkpoint, none are drawn
+        # Drawn and dropped: on the meta device the first draw imports torch's compiler, a second.
+        with torch.random.fork_rng(devices=[]):
             network = Network(**arguments["network"])
         network.load_state_dict(
             {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import logging
@@ -11,7 +10,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
+from forecast.models.devices import resolve_device
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import POSITION
 from forecast.models.position import PositionForecaster
@@ -64,30 +65,6 @@ class TrainerOptions:
             )
 
 
-def best_checkpoint(folder: Path, member: int) -> Path:
-    """Where a run folder keeps the weights of a member's best epoch."""
-    return folder / "checkpoints" / f"member-{member}" / "best.ckpt"
-
-
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Tensors and primitives of a checkpoint; nothing in it is executed.
-
-    Raises
-    ------
-    ForecastError
-        It is damaged, or holds anything else, such as code.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device)
-        state["state_dict"], state["hyper_parameters"]
-    except Exception as error:
-        raise ForecastError(
-            f"{path} is damaged, or holds more than tensors and primitives: it is not loaded. "
-            "Repeat the run with force=true."
-        ) from error
-    return state
-
-
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes beside the checkpoint and renames.
 
@@ -102,31 +79,6 @@ class AtomicCheckpoints(TorchCheckpointIO):
         temporary.parent.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, temporary)
         os.replace(temporary, path)
-
-
-def resolve_device(accelerator: str) -> str:
-    """`cpu`, or the GPU's name: what `trainer.accelerator` means on this machine."""
-    if accelerator == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return f"cuda {torch.cuda.get_device_name()}"
-    if accelerator == "gpu":
-        raise ForecastError(
-            "trainer=gpu: torch sees no GPU here. Use trainer=cpu, or install the torch build for "
-            "your GPU (see pytorch.org, Get started)."
-        )
-    return "cpu"
-
-
-@contextlib.contextmanager
-def torch_threads(count: int | None) -> Iterator[None]:
-    """Let torch use as many threads on the CPU, and afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class History(pl.Callback):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from forecast.config import ForecastError, instantiate
+from forecast.config import ForecastError
 from forecast.dataset.windows import Batch, CarriedBatch
-from forecast.models.heads import BUILT_IN, Head, PositionHead
+from forecast.models.heads import PositionHead
+from forecast.models.named_heads import make_head
 from forecast.models.networks import Network, State
-from forecast.models.own_heads import own_head
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -74,22 +74,6 @@ class Optimizer:
         if self.schedule == "cosine":
             return rise * 0.5 * (1 + math.cos(math.pi * done))
         return rise * (1 - done if self.schedule == "linear" else 1.0)
-
-
-def make_head(options: Mapping[str, Any]) -> Head | PositionHead:
-    """The head named by `options["name"]`, with the rest as its arguments.
-
-    A name with a dot is that of a class of the user's own, which is imported and tried.
-    """
-    arguments = dict(options)
-    name = str(arguments.pop("name"))
-    if name in BUILT_IN:
-        return cast(Head | PositionHead, instantiate(arguments, "head", BUILT_IN[name]))
-    if "." in name:
-        return own_head(name, arguments)
-    raise ForecastError(
-        f"head.name={name!r} is unknown: choose {', '.join(BUILT_IN)}, or module.Class of your own."
-    )
 
 
 def step_seed(seed: int, member: int, step: int) -> int:

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.models.baselines import MIN_HISTORY, fit_returns
 from forecast.models.paths import (
     PathTable,

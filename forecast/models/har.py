@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.features import LONG_HALF_LIFE, ewma
 from forecast.dataset.folds import Range
 from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS
 from forecast.models.baselines import MIN_HISTORY, EwmaT, Tabulated
 from forecast.models.block import Block, make_block

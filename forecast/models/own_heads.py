@@ -1,15 +1,9 @@
-"""A user's own head: found by its dotted name, and tried before anything is trained with it.
-
-Such a head is code, so a run that was trained with one is loaded only by somebody who names it:
-`load_run(..., allow=["my_module.MyHead"])`.
-"""
+"""A user's own head: found by its dotted name, and tried before anything is trained with it."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -52,23 +46,6 @@ def own_head(dotted: str, arguments: Mapping[str, Any]) -> Head:
             "domain, loss, distribution and start: see forecast.models.heads.Head."
         ) from error
     return head
-
-
-def own_head_sha256(name: str) -> str:
-    """Hash of the file that an own head stands in; empty for a built-in one."""
-    if name in BUILT_IN:
-        return ""
-    file = importlib.import_module(name.rpartition(".")[0]).__file__
-    return hashlib.sha256(b"" if file is None else Path(file).read_bytes()).hexdigest()
-
-
-def require_allowed(name: str, allow: Sequence[str], where: str) -> None:
-    """Refuse the head of a stored run that is neither built in nor allowed by name."""
-    if name not in BUILT_IN and name not in allow:
-        raise ForecastError(
-            f"{where}: its head {name} is code of somebody's own, which loading a run does not "
-            f"execute. If you trust it: load_run(..., allow=[{name!r}])."
-        )
 
 
 def _imported(dotted: str) -> Callable[..., Any]:

@@ -9,55 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from forecast.config import ForecastError, check, instantiate
-from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.features import FeatureSet
-from forecast.dataset.folds import Fold, make_fold, walk_forward
+from forecast.dataset.folds import Fold
 from forecast.dataset.market import Market
-from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.panel import make_panel
 from forecast.forecasts import ForecastWriter
 from forecast.models.baselines import NAIVE, make_baselines, pooled
 from forecast.models.block import blocks
-from forecast.models.choice import states_positions
+from forecast.models.checkpoints import best_checkpoint
+from forecast.models.configured import Config, folds_of, make_task, panel_of
+from forecast.models.devices import resolve_device
 from forecast.models.ensemble import Ensemble
-from forecast.models.fit import TrainerOptions, best_checkpoint, fit_member, resolve_device
-from forecast.models.forecaster import Forecaster, Optimizer, make_head
+from forecast.models.fit import TrainerOptions, fit_member
+from forecast.models.forecaster import Forecaster, Optimizer
 from forecast.models.loggers import check_logger, make_logger
+from forecast.models.named_heads import make_head, own_head_sha256
 from forecast.models.networks import Network
-from forecast.models.own_heads import own_head_sha256
 from forecast.prices import OF_THE_PANEL
 from forecast.prices.frame import Prices
 from forecast.prices.simulated import Truth
 
-Config = Mapping[str, Any]
-
 MODEL = ("cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "bidirectional")
-
-
-def make_task(config: Config) -> Task:
-    """The task that the sections `horizons`, `target` and `window` state.
-
-    Raises
-    ------
-    ForecastError
-        Positions with another target than the return between the next two closes.
-    """
-    window, target = dict(config["window"]), dict(config["target"])
-    check(window, "window", Task, only=("length", "warmup", "batch"))
-    check(target, "target", Task, only=("delay",))
-    asked = {"horizons": config["horizons"], **target, **window, "dated": states_positions(config)}
-    task = cast(Task, instantiate(asked, "", Task))
-    if task.dated and (task.horizons != (1,) or task.delay != 1):
-        raise ForecastError(
-            f"head=position trades every session at the next close: horizons={list(task.horizons)} "
-            f"and target.delay={task.delay} do not fit it. Use horizons=[1] and target.delay=1."
-        )
-    return task
 
 
 def loss_options(config: Config) -> dict[str, Any]:
@@ -122,25 +101,6 @@ def make_datamodule(
     panel = panel_of(config, prices, market=market)
     fold = fold or folds_of(config, panel.dates)[0]
     return PriceDataModule(panel, fold, make_task(config), seed=config["seed"])
-
-
-def panel_of(config: Config, prices: Prices, *, market: Market | None = None) -> Panel:
-    """The panel of a configuration; every fold of a walk-forward reads the same one."""
-    return make_panel(
-        prices,
-        instantiate(config["features"], "features", FeatureSet),
-        market=market or config["data"]["market"],
-        max_gap=config["data"]["max_gap"],
-    )
-
-
-def folds_of(config: Config, dates: np.ndarray) -> list[Fold]:
-    """The folds of a configuration on the union calendar: one of `split`, or those of a walk."""
-    if "backtest" not in config:
-        return [make_fold(dates, **config["split"])]
-    keys = ("first", "last", "refit", "train", "embargo")
-    walk = {key: config["backtest"][key] for key in keys}
-    return list(walk_forward(dates, **walk, validation=config["split"]["validation"]))
 
 
 def fit_ensemble(

@@ -18,11 +18,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.features import RATIO_FLOOR, ewma
 from forecast.dataset.folds import Range
 from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.models.baselines import MOST_VALUES
 from forecast.models.block import Block, blocks, make_block
 from forecast.models.distributions import StudentT

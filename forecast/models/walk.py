@@ -20,10 +20,11 @@ from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.folds import Fold
 from forecast.dataset.panel import Panel
 from forecast.models.choice import states_positions
+from forecast.models.configured import make_task
+from forecast.models.devices import torch_threads
 from forecast.models.ensemble import Ensemble, load_ensemble
-from forecast.models.fit import torch_threads
 from forecast.models.networks import MEMORYLESS
-from forecast.models.pipeline import fit_ensemble, make_task, write_forecasts
+from forecast.models.pipeline import fit_ensemble, write_forecasts
 from forecast.models.weights import write_weights
 from forecast.prices.simulated import Truth
 from forecast.run import write_atomically

@@ -12,7 +12,6 @@ import difflib
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,16 @@ import pandas as pd
 from forecast.config import ForecastError
 from forecast.prices.choice import Choice, Symbols
 from forecast.prices.covariates import load_covariates
-from forecast.prices.frame import FIELDS, VINTAGE, Prices, checked, finished, long
+from forecast.prices.exchanges import read_calendar
+from forecast.prices.frame import (
+    FIELDS,
+    VINTAGE,
+    Prices,
+    checked,
+    finished,
+    long,
+    total_return,
+)
 from forecast.prices.tables import column_names, read_columns
 
 KNOWN = ("date", "symbol", *FIELDS)
@@ -77,7 +85,7 @@ def files(
             f"data.adjusted={'null' if adjusted is None else adjusted}: say true if close is "
             "adjusted for dividends and splits, false if it is as quoted; it is never guessed."
         )
-    calendar = _calendar(calendar)
+    calendar = read_calendar(calendar)
 
     parts: list[pd.DataFrame] = []
     holders: dict[str, list[str]] = {}  # symbol -> the files that hold it
@@ -113,7 +121,7 @@ def files(
                 + ("splits count as returns" if "split" in missing else "")
             )
         if len(missing) < 2:
-            frame = _total_return(frame)
+            frame = total_return(frame)
     frame, left_out = finished(
         frame, choice=choice, available=holders, source=str(path), calendar=calendar
     )
@@ -146,20 +154,6 @@ def _mapping(columns: Mapping[str, str | None] | None) -> dict[str, str]:
         if name is not None:
             mapping[field] = name
     return mapping
-
-
-def _calendar(code: str | None) -> str | None:
-    if code is None:
-        return None
-    import exchange_calendars
-
-    names = exchange_calendars.get_calendar_names(include_aliases=True)
-    if code not in names:
-        close = difflib.get_close_matches(str(code).upper(), names, n=1) or ["XNYS"]
-        raise ForecastError(
-            f"data.calendar={code} is no exchange_calendars code. Did you mean {close[0]}?"
-        )
-    return str(exchange_calendars.resolve_alias(code))
 
 
 def _paths(path: str | None) -> list[Path]:
@@ -288,25 +282,3 @@ def _merged(parts: list[pd.DataFrame], holders: dict[str, list[str]]) -> pd.Data
     if (np.diff(order) != 1).any():
         frame = frame.take(order).reset_index(drop=True)
     return frame
-
-
-def _total_return(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first close compounded forward by total returns; the quoted close stays `raw_close`.
-
-    The gross return into a session is split * (close + dividend) / previous close, so the price
-    is the close times the running product of split * (1 + dividend / close). What happens on a
-    symbol's first row lies before its first return. One symbol at a time: a symbol's prices must
-    not depend, not even by rounding, on the others that are listed.
-    """
-    close = frame["close"].to_numpy()
-    growth = np.ones(len(frame))
-    if "dividend" in frame:
-        growth += frame["dividend"].fillna(0.0).to_numpy() / close
-    if "split" in frame:
-        growth *= frame["split"].fillna(1.0).replace(0.0, 1.0).to_numpy()
-    codes = frame["symbol"].cat.codes.to_numpy()
-    starts = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes))
-    for first, stop in pairwise(starts):
-        growth[first] = 1.0
-        np.cumprod(growth[first:stop], out=growth[first:stop])
-    return frame.assign(raw_close=close, close=close * growth)

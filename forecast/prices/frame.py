@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from forecast.config import ForecastError
 from forecast.prices.choice import Choice
 
 if TYPE_CHECKING:
+    from forecast.prices.findings import Finding
     from forecast.prices.simulated import Truth
 
 PRICE_FIELDS = ("open", "high", "low", "close", "raw_close")
@@ -69,7 +71,8 @@ class Prices:
         where there is one, else of `close`), `volume`, `raw_close` (what was quoted),
         `dividend` (cash per share), `split` (new shares per old), all float64, and `calendar`
         (categorical, exchange_calendars code). Sorted by (symbol, date), unique, RangeIndex.
-    source : sp500 | index | files | simulated.
+    source : sp500 | index | files | simulated | yahoo.
+    findings : what was left out or emptied because it could not be used.
     warnings : facts that every report prints.
     left_out : (symbol, reason) of symbols that were asked for and have no session.
     truth : the process the prices were drawn from; simulated data only.
@@ -80,6 +83,7 @@ class Prices:
     covariates: tuple[Covariate, ...] = ()
     warnings: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    findings: tuple[Finding, ...] = ()
     truth: Truth | None = None
 
     @cached_property
@@ -238,3 +242,57 @@ def finished(
         code = pd.Categorical.from_codes(zeros, categories=pd.Index([calendar], dtype="str"))
         frame = frame.assign(calendar=code)
     return frame, tuple((symbol, reason) for symbol in asked if symbol not in names)
+
+
+def total_return(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first close compounded forward by total returns; the quoted close stays `raw_close`.
+
+    The gross return into a session is split * (close + dividend) / previous close, so the price
+    is the close times the running product of split * (1 + dividend / close). What happens on a
+    symbol's first row lies before its first return. One symbol at a time: a symbol's prices must
+    not depend, not even by rounding, on the others that are listed.
+    """
+    close = frame["close"].to_numpy()
+    growth = np.ones(len(frame))
+    if "dividend" in frame:
+        growth += frame["dividend"].fillna(0.0).to_numpy() / close
+    if "split" in frame:
+        growth *= frame["split"].fillna(1.0).replace(0.0, 1.0).to_numpy()
+    codes = frame["symbol"].cat.codes.to_numpy()
+    starts = np.append(np.flatnonzero(np.diff(codes, prepend=-1)), len(codes))
+    for first, stop in pairwise(starts):
+        growth[first] = 1.0
+        np.cumprod(growth[first:stop], out=growth[first:stop])
+    return frame.assign(raw_close=close, close=close * growth)
+
+
+def cut(
+    prices: Prices,
+    *,
+    symbols: Iterable[str] | None = None,
+    starts: Mapping[str, np.datetime64] | None = None,
+) -> Prices:
+    """Prices of some symbols, each from its own first date on, as if they had been loaded so.
+
+    Total returns are compounded anew from the new first row, so that every bit is that of prices
+    that begin there. Covariates stay.
+    """
+    frame = prices.frame
+    names = np.array(frame["symbol"].cat.categories)
+    codes, dates = frame["symbol"].cat.codes.to_numpy(), frame["date"].to_numpy()
+    kept = np.ones(len(frame), bool)
+    if symbols is not None:
+        kept &= np.isin(names, list(symbols))[codes]
+    if starts is not None:
+        earliest = dates.min()
+        first = np.array([starts.get(str(name), earliest) for name in names], dates.dtype)
+        kept &= dates >= first[codes]
+    if kept.all():
+        return prices
+    if not kept.any():
+        raise ForecastError(f"data={prices.source}: none of the symbols has a session left.")
+    frame = frame[kept].reset_index(drop=True)
+    frame = frame.assign(symbol=frame["symbol"].cat.remove_unused_categories())
+    if "raw_close" in frame and ("dividend" in frame or "split" in frame):
+        frame = total_return(frame.assign(close=frame["raw_close"]))
+    return replace(prices, frame=frame)

@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from forecast.evaluation.prediction_table import price_digits
 from forecast.report.markup import counted, html_text
 from forecast.report.roster import leading, newest_part, some_symbols
 from forecast.report.style import (
@@ -82,7 +83,7 @@ def fan_chart(table: pd.DataFrame, *, sessions: int = 250) -> go.Figure:
     A quantile q (percent log return) becomes the price ``price * exp(q / 100)``. Forecasts of
     one session draw a band over all sessions; longer ones draw a few fans, spaced by a multiple
     of the longest horizon so that none overlaps the next, from the close at which the target
-    starts to each horizon. Between horizons nothing was forecast: those lines are dotted.
+    starts to each horizon. Between horizons nothing was forecast: those lines are dashed.
     Without quantiles (point head) only the mean is drawn.
 
     Parameters
@@ -103,7 +104,7 @@ def fan_chart(table: pd.DataFrame, *, sessions: int = 250) -> go.Figure:
     rows = _in_prices(table, starts)
     fans = [rows] if daily else [fan for _, fan in rows.groupby("origin")]
     figure = go.Figure()
-    _draw(figure, fans, close.iloc[-sessions:], model=model, daily=daily)
+    draw_fans(figure, fans, close.iloc[-sessions:], model=model, daily=daily)
     horizons = in_words(sorted(table["horizon"].unique()))
     figure.update_xaxes(title_text="session (date)", type="date")
     figure.update_yaxes(title_text="price (currency of the data)")
@@ -138,7 +139,7 @@ def fans_at(table: pd.DataFrame, *, origins: Sequence[pd.Timestamp]) -> go.Figur
     )
     before, after = max(2 * longest, 10), int(table["delay"].iloc[0]) + longest
     for position, place in enumerate(shown):
-        _draw(
+        draw_fans(
             figure,
             [_in_prices(table, starts.iloc[[place]])],
             close.iloc[max(place - before, 0) : place + after + 1],
@@ -176,7 +177,7 @@ def _in_prices(table: pd.DataFrame, starts: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def _draw(
+def draw_fans(
     figure: go.Figure,
     fans: Sequence[pd.DataFrame],
     close: pd.Series,
@@ -186,8 +187,22 @@ def _draw(
     legend: bool = True,
     **place: int,
 ) -> None:
-    """Bands, centre, price and outcomes, in one panel."""
+    """Bands, centre, price and outcomes, in one panel.
+
+    Parameters
+    ----------
+    fans : DataFrames, a row per horizon
+        What was stated at one origin each: `origin`, `horizon`, `start` (date of the close that
+        the target starts from) and `base` (its price), `target_date`, and as prices `mean`,
+        `actual`, `q05`, `q25`, `q50`, `q75`, `q95` (NaN where there is none).
+    close : float, indexed by date
+        The price; at least one.
+    daily : bool
+        Each fan is one session long: all of them are drawn as one band.
+    place : row and column of the panel.
+    """
     fans = [fan for fan in fans if len(fan)]  # none at an origin too near to the data's end
+    digits = price_digits(close.iloc[-1])
     centre = "q50" if any(fan["q50"].notna().any() for fan in fans) else "mean"
     for percent, lower, upper, opacity in BANDS if centre == "q50" else ():
         x, y = _outlines(fans, lower, upper, from_start=not daily)
@@ -204,7 +219,7 @@ def _draw(
             hoverinfo="skip",
             **place,
         )
-    x, y, hover = _centre_lines(fans, centre, from_start=not daily)
+    x, y, hover = _centre_lines(fans, centre, from_start=not daily, digits=digits)
     label = "median" if centre == "q50" else "mean"
     figure.add_scatter(
         x=x,
@@ -212,9 +227,9 @@ def _draw(
         text=hover,
         hovertemplate="%{text}<extra></extra>",
         mode="lines" if daily else "lines+markers",
-        line={"color": colour(model), "width": 1.2, "dash": "solid" if daily else "dot"},
+        line={"color": colour(model), "width": 1.2, "dash": "solid" if daily else "dash"},
         marker={"size": 5},
-        name=label if daily else f"{label} (dotted where interpolated)",
+        name=label if daily else f"{label} (dashed: interpolated{_between(fans)})",
         legendgroup=label,
         showlegend=legend,
         **place,
@@ -227,7 +242,7 @@ def _draw(
         name="price",
         legendgroup="price",
         showlegend=legend,
-        hovertemplate="%{x|%Y-%m-%d}<br>price %{y:.2f}<extra></extra>",
+        hovertemplate=f"%{{x|%Y-%m-%d}}<br>price %{{y:,.{digits}f}}<extra></extra>",
         **place,
     )
     known = [] if daily else [fan.dropna(subset=["actual"]) for fan in fans]
@@ -240,9 +255,17 @@ def _draw(
             name="outcome, with dividends",
             legendgroup="outcome",
             showlegend=legend,
-            hovertemplate="%{x|%Y-%m-%d}<br>outcome %{y:.2f}<extra></extra>",
+            hovertemplate=f"%{{x|%Y-%m-%d}}<br>outcome %{{y:,.{digits}f}}<extra></extra>",
             **place,
         )
+
+
+def _between(fans: Iterable[pd.DataFrame]) -> str:
+    """Where the fans are interpolated, in words."""
+    horizons = sorted({int(horizon) for fan in fans for horizon in fan["horizon"]})
+    if not horizons:
+        return ""
+    return f" {'up to' if len(horizons) == 1 else 'between'} {in_words(horizons)}"
 
 
 def _outlines(
@@ -262,7 +285,7 @@ def _outlines(
 
 
 def _centre_lines(
-    fans: Iterable[pd.DataFrame], centre: str, *, from_start: bool
+    fans: Iterable[pd.DataFrame], centre: str, *, from_start: bool, digits: int
 ) -> tuple[list[str | None], list[float | None], list[str]]:
     """The middle of each fan and its hover texts, None between fans."""
     x: list[str | None] = []
@@ -281,10 +304,11 @@ def _centre_lines(
             dates_as_text(fan["target_date"]),
             strict=True,
         ):
-            lines = [f"{date}: {in_words([row['horizon']])} after the origin {origin}"]
-            lines += [f"{'median' if centre == 'q50' else 'mean'} {row[centre]:.2f}"]
+            lines = [f"{date}: {in_words([row['horizon']])} ahead, stated on {origin}"]
+            lines += [f"{'median' if centre == 'q50' else 'mean'} {row[centre]:,.{digits}f}"]
             for percent, lower, upper, _ in BANDS if centre == "q50" else ():
-                lines.append(f"{percent} %: {row[lower]:.2f} to {row[upper]:.2f}")
+                ends = f"{row[lower]:,.{digits}f} to {row[upper]:,.{digits}f}"
+                lines.append(f"{percent} %: {ends}")
             hover.append("<br>".join(lines))
         hover.append("")
     return x, y, hover

@@ -16,17 +16,8 @@ from string import Template
 
 from plotly.offline import get_plotlyjs
 
-from forecast.report import backtest, portfolio
-from forecast.report.breakdown import where
-from forecast.report.calibration import calibration
-from forecast.report.courses import over_time
-from forecast.report.fans import forecasts
-from forecast.report.learning import learning
+from forecast.report import prediction
 from forecast.report.provenance import configuration, data, environment
-from forecast.report.risk import risk
-from forecast.report.scores import score_tables
-from forecast.report.significance import significance
-from forecast.report.summary import summary
 from forecast.run import Run, write_atomically
 
 # plotly.js would offer to send a figure to its makers' cloud.
@@ -61,9 +52,16 @@ def write_report(run: Run) -> Path:
 
 
 def _sections(run: Run) -> dict[str, str]:
-    """What the page of this kind of run holds."""
+    """What the page of this kind of run holds.
+
+    Each kind imports its own sections: a prediction shall not wait for those of a backtest.
+    """
     metrics = run.metrics
+    if (run.path / prediction.FACTS).is_file():
+        return _of_prediction(run)
     if "performance" in metrics:
+        from forecast.report import portfolio
+
         return {**portfolio.sections(run), **_provenance(run)}
     if "scores" not in metrics:
         nothing = "<p>These networks state positions, which the run that trades them reports.</p>"
@@ -73,6 +71,12 @@ def _sections(run: Run) -> dict[str, str]:
 
 def _of_training(run: Run) -> dict[str, str]:
     """The sections of a run of `forecast.train`."""
+    from forecast.report.calibration import calibration
+    from forecast.report.fans import forecasts
+    from forecast.report.learning import learning
+    from forecast.report.scores import score_tables
+    from forecast.report.summary import summary
+
     return {
         "Summary": summary(run),
         "Scores": score_tables(run),
@@ -85,6 +89,15 @@ def _of_training(run: Run) -> dict[str, str]:
 
 def _of_backtest(run: Run) -> dict[str, str]:
     """The sections of a run of `forecast.backtest`."""
+    from forecast.report import backtest
+    from forecast.report.breakdown import where
+    from forecast.report.calibration import calibration
+    from forecast.report.courses import over_time
+    from forecast.report.fans import forecasts
+    from forecast.report.risk import risk
+    from forecast.report.scores import score_tables
+    from forecast.report.significance import significance
+
     return {
         "Summary": backtest.summary(run),
         "Scores": score_tables(run),
@@ -97,6 +110,13 @@ def _of_backtest(run: Run) -> dict[str, str]:
         "Folds": backtest.folds(run),
         **_provenance(run),
     }
+
+
+def _of_prediction(run: Run) -> dict[str, str]:
+    """The sections of a run of `forecast.predict`, which need not repeat its source's files."""
+    there = {"Data": run.data, "Configuration": run.config, "Environment": run.environment}
+    files = {name: html for name, html in _provenance(run).items() if there[name]}
+    return {**prediction.sections(run), **files}
 
 
 def _provenance(run: Run) -> dict[str, str]:
@@ -124,14 +144,14 @@ def _policy(*scripts: str) -> str:
 
 def _title(run: Run) -> str:
     """The run's name, and stamps nobody should miss."""
-    facts, stamps = run.data, []
+    facts, stamps = run.data or run.json(prediction.FACTS).get("data") or {}, []
     if any("surviv" in warning.lower() for warning in facts.get("warnings") or ()):
         stamps.append("survivors only")
     if facts.get("source") == "simulated":
         stamps.append("simulated data")
     if run.metrics.get("optimistic"):
         stamps.append("optimistic execution")
-    if "test" in run.metrics["parts"]:
+    if "test" in run.parts:
         stamps.append("test range opened")
     return f"<h1>{escape(run.name)}</h1>" + "".join(
         f'<span class="stamp">{stamp}</span>' for stamp in stamps

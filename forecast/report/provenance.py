@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from forecast.report.markup import counted, date_range, html_facts, html_list, html_table, number
+from forecast.report.markup import (
+    Html,
+    counted,
+    date_range,
+    html_facts,
+    html_list,
+    html_table,
+    html_text,
+    number,
+)
 from forecast.run import Run
 
 TABLE_SYMBOLS = 500  # a longer table of symbols is cut, and says so
@@ -21,11 +30,37 @@ def data(run: Run) -> str:
     html = html_facts(_facts(facts))
     if facts.get("symbols"):
         html += _symbols(facts["symbols"])
+    if facts.get("quality"):
+        html += _quality(facts["quality"])
     if facts.get("left_out"):
         html += "<h3>Left out</h3>" + html_list(
             f"{row['symbol']}: {row['reason']}" for row in facts["left_out"]
         )
     return html
+
+
+def _quality(findings: list[Mapping[str, Any]]) -> str:
+    """What detectors say of the prices, the worst first."""
+    order = {"severe": 0, "warn": 1, "info": 2}
+    worst = sorted(findings, key=lambda finding: order[finding["severity"]])
+    rows = [
+        [f["symbol"], f["severity"], f["sentence"], _some_dates(f)] for f in worst[:TABLE_SYMBOLS]
+    ]
+    html = "<h3>Quality of the prices</h3>" + html_table(
+        ["symbol", "severity", "what was found", "dates"], rows, wrap=True
+    )
+    if len(worst) > TABLE_SYMBOLS:
+        html += f"<p>The first {TABLE_SYMBOLS} are shown; data.json lists all.</p>"
+    return html + (
+        '<p class="note">Detectors of unusual prices look at whole histories and change nothing; '
+        "what says that rows were left out or emptied goes by these rows alone.</p>"
+    )
+
+
+def _some_dates(finding: Mapping[str, Any]) -> Html:
+    dates = list(finding["dates"])
+    more = f" and {finding['count'] - len(dates):,} more" if finding["count"] > len(dates) else ""
+    return Html(html_text(", ".join(dates) + more))
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +13,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import PriceDataModule, Task, standardisation
+from forecast.dataset.datamodule import PriceDataModule, standardisation
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Fold, Range, make_fold, ranges
 from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
 from forecast.prices.frame import Prices
 
 seeds = st.integers(0, 10_000)
@@ -115,30 +115,6 @@ def test_a_constant_or_unknown_feature_is_left_as_it_is(
     got_mean, got_std = standardisation(panel, train)
     assert got_mean[0] == pytest.approx(mean, rel=1e-6, abs=1e-12)
     assert got_std[0] == pytest.approx(std, rel=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"horizons": ()}, r"horizons=\[\] must be ascending"),
-        ({"horizons": (5, 1)}, r"horizons=\[5, 1\] must be ascending"),
-        ({"horizons": (1, 1)}, "must be ascending"),
-        ({"horizons": (0, 1)}, "must be ascending"),
-        ({"horizons": (1.5,)}, "must be ascending"),
-        ({"delay": -1}, "target.delay=-1"),
-        ({"warmup": 0}, "window.warmup=0"),
-        ({"batch": 0}, "window.batch=0"),
-        ({"length": 40, "warmup": 40}, "window.length=40 is not longer than window.warmup=40"),
-    ],
-)
-def test_a_task_that_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ForecastError, match=words):
-        Task(**options)
-
-
-def test_a_task_reaches_to_its_last_target() -> None:
-    assert Task(horizons=[1, 5], delay=1).reach == 6  # type: ignore[arg-type]
-    assert Task(horizons=[1, 5]).horizons == (1, 5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])

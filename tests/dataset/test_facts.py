@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import Task
 from forecast.dataset.facts import data_facts
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import make_fold, ranges, walk_forward
 from forecast.dataset.panel import make_panel
+from forecast.dataset.task import Task
 from forecast.prices.frame import Prices
 
 TASK = Task(horizons=(1, 3), length=20, warmup=5, batch=4)

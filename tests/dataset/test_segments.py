@@ -14,11 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range, make_fold
 from forecast.dataset.panel import Panel, make_panel
 from forecast.dataset.segments import STALE, Segments, full_weights
+from forecast.dataset.task import Task
 from forecast.dataset.windows import PanelTensors, TrainingBatches
 from forecast.prices.frame import Prices
 

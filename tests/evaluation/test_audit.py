@@ -31,7 +31,7 @@ from forecast.evaluation.simulations import Nulls, Planted, null_panels, planted
 from forecast.evaluation.stored import check_stored_forecasts, check_stored_statistics
 from forecast.evaluation.trial import Copy, Trial, reduced
 from forecast.forecasts import ForecastWriter
-from forecast.models.pipeline import panel_of
+from forecast.models.configured import panel_of
 from forecast.prices.frame import Prices
 
 TINY = [

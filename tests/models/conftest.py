@@ -9,10 +9,11 @@ import pytest
 
 from forecast import compose, load_prices
 from forecast.config import plain
-from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
 from forecast.models.baselines import EwmaT
 from forecast.models.garch import GarchFits
 from forecast.models.pipeline import make_datamodule

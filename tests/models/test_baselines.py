@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range, make_fold, ranges
 from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS, validate
 from forecast.models import baselines as module
 from forecast.models.baselines import (

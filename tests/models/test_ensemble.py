@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +22,34 @@ from forecast.models.block import blocks, make_block
 from forecast.models.ensemble import Ensemble, load_ensemble
 from forecast.models.pipeline import fit_ensemble, make_datamodule, write_forecasts
 from forecast.prices.frame import Prices
+from forecast.run import Run
 
 CELLS = ("rnn", "lstm", "gru")
 Trained = tuple[Ensemble, PriceDataModule, Path]
+# What a forecast has no use for, and seconds of imports.
+HEAVY = (
+    "pytorch_lightning", "lightning_fabric", "torchmetrics", "torch._dynamo", "plotly", "yfinance",
+    "sklearn", "skfolio", "arch", "statsmodels", "hydra", "omegaconf",
+)  # fmt: skip
+FORECAST = f"""
+import sys
+import numpy as np
+from forecast import load_prices, load_run
+from forecast.dataset.folds import ranges
+from forecast.dataset.windows import PanelTensors
+from forecast.models.block import blocks
+from forecast.models.configured import folds_of, panel_of
+
+run = load_run(sys.argv[1])
+model = run.model()
+task, panel = model.task, panel_of(run.config, load_prices(run.config["data"]))
+fold = folds_of(run.config, panel.dates)[0]
+rows = ranges(panel, fold, reach=task.reach, warmup=task.warmup)["test"]
+tensors = PanelTensors(panel, horizons=task.horizons, delay=task.delay, device="cpu")
+(block,) = blocks(panel, task, rows)
+np.save(sys.argv[2], model.distribution(block, rows, tensors).quantiles)
+print(*(name for name in {HEAVY} if name in sys.modules))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +229,29 @@ def test_loading_gives_the_weights_of_the_checkpoint_and_draws_no_random_numbers
             assert value.device == torch.device("cpu")
         assert torch.equal(b.mean_F, torch.from_numpy(datamodule.mean_F))
         assert torch.equal(b.std_F, torch.from_numpy(datamodule.std_F))
+
+
+def test_a_stored_run_forecasts_the_same_without_what_only_training_needs(
+    trained: Callable[..., Trained], config: Any, tmp_path: Path
+) -> None:
+    overrides = ("model=lstm", "ensemble=3", "trainer.max_epochs=1")
+    ensemble, datamodule, folder = trained(*overrides)
+    run, told = Run(tmp_path / "run"), tmp_path / "quantiles.npy"
+    shutil.copytree(folder, run.path)
+    run.write("config.yaml", config(*overrides))
+    run.write("metrics.json", {})
+    done = subprocess.run(
+        [sys.executable, "-c", FORECAST, str(run.path), str(told)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+    rows = datamodule.ranges["test"]
+    (block,) = blocks(datamodule.panel, datamodule.task, rows)
+    expected = ensemble.distribution(block, rows, datamodule.tensors("cpu")).quantiles
+    assert expected is not None
+    np.testing.assert_allclose(np.load(told), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_missing_member_is_named(trained: Callable[..., Trained]) -> None:

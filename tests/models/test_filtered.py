@@ -12,10 +12,10 @@ from arch.univariate import ConstantMean, SkewStudent, StudentsT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS, validate
 from forecast.models.baselines import EwmaT
 from forecast.models.block import Block, make_block

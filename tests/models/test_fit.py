@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import signal
 from collections.abc import Callable
@@ -18,21 +17,16 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from forecast import load_prices
 from forecast.config import ForecastError
-from forecast.dataset.datamodule import Task
+from forecast.dataset.task import Task
 from forecast.dataset.windows import CarriedPass
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.ensemble import load_ensemble
-from forecast.models.fit import (
-    TrainerOptions,
-    best_checkpoint,
-    read_checkpoint,
-    resolve_device,
-)
+from forecast.models.fit import TrainerOptions
 from forecast.models.forecaster import Forecaster
 from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices
 
 Fit = Callable[..., list[str]]
-TASK = Task(horizons=(1, 5), length=60, warmup=25, batch=8)
 # All that makes a resume hard: state of the optimiser, the schedule, dropout, two layers.
 HARD = [
     "model.layers=2", "model.dropout=0.3", "model.input_dropout=0.2", "ensemble=2",
@@ -290,7 +284,7 @@ def test_training_leaves_everybodys_random_numbers_alone(fit: Fit, tmp_path: Pat
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     fit(tmp_path, *HARD)
-    load_ensemble(tmp_path, members=2, task=TASK)
+    load_ensemble(tmp_path, members=2, task=Task(horizons=(1, 5)))
     assert torch.equal(torch.random.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
     assert random.getstate() == before[2]
@@ -373,42 +367,6 @@ def test_a_warm_start_that_is_killed_continues_where_it_was(
 # ------------------------------------------------------------------------------- safety
 
 
-class Payload:
-    """Pickled, it would create a file when it is loaded."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.marker),)
-
-
-@pytest.mark.parametrize("kind", ["torch", "pickle", "torn", "empty", "other"])
-def test_a_checkpoint_that_is_no_checkpoint_is_refused_and_nothing_runs(
-    fit: Fit, tmp_path: Path, kind: str
-) -> None:
-    marker, run = tmp_path / "executed", tmp_path / "run"
-    fit(run)
-    for name in ("best.ckpt", "last.ckpt"):
-        path = best_checkpoint(run, 0).with_name(name)
-        if kind == "torch":
-            torch.save({"state_dict": Payload(marker), "hyper_parameters": {}}, path)
-        elif kind == "pickle":
-            path.write_bytes(pickle.dumps(Payload(marker)))
-        elif kind == "other":
-            torch.save([1, 2, 3], path)
-        else:
-            os.truncate(path, 0 if kind == "empty" else 1000)
-    for use in (
-        lambda: fit(run),
-        lambda: load_ensemble(run, members=1, task=TASK),
-    ):
-        with pytest.raises(ForecastError, match="not loaded. Repeat the run with force") as caught:
-            use()
-        assert "\n" not in str(caught.value)
-    assert not marker.exists()
-
-
 def test_checkpoints_hold_primitives_and_tensors_alone(fit: Fit, tmp_path: Path) -> None:
     fit(tmp_path)
 
@@ -440,17 +398,6 @@ def test_checkpoints_hold_primitives_and_tensors_alone(fit: Fit, tmp_path: Path)
 def test_wrong_options_of_the_trainer_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ForecastError, match=said):
         TrainerOptions(**{"accelerator": "cpu", "max_epochs": 1, "patience": 1, **changes})
-
-
-def test_the_device_is_what_the_accelerator_means_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("cpu") == resolve_device("auto") == "cpu"
-    with pytest.raises(ForecastError, match="trainer=gpu: torch sees no GPU here"):
-        resolve_device("gpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
-    assert resolve_device("auto") == resolve_device("gpu") == "cuda Some GPU"
-    assert resolve_device("cpu") == "cpu"
 
 
 def test_auto_trains_where_the_id_says_it_does(

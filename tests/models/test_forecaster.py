@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch, CarriedPass
-from forecast.models.forecaster import Forecaster, Optimizer, make_head, step_seed
+from forecast.models.forecaster import Forecaster, Optimizer, step_seed
 from forecast.models.heads import HEADS
+from forecast.models.named_heads import make_head
 
 H, F, L, B, WARMUP = 2, 3, 9, 4, 4
 OPTIMIZER: dict[str, Any] = {
@@ -170,11 +171,6 @@ def test_values_that_the_optimiser_cannot_take_are_refused(key: str, value: Any)
     with pytest.raises(ForecastError, match=rf"optimizer\.{key}") as caught:
         optimizer(**{key: value})
     assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_head_is_refused() -> None:
-    with pytest.raises(ForecastError, match="head.name='laplace' is unknown: choose student_t"):
-        make_head({"name": "laplace"})
 
 
 # --------------------------------------------------------------------------------- seeds

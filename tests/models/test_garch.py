@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from arch.univariate import ConstantMean
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.models.baselines import fit_returns
 from forecast.models.garch import SPECIFICATIONS, GarchFit, GarchFits, fit_garch
 from forecast.prices.simulated import simulated

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS
 from forecast.models import har as module
 from forecast.models.baselines import EwmaT

@@ -12,7 +12,7 @@ import torch
 
 from forecast.config import ForecastError
 from forecast.models import loggers
-from forecast.models.fit import best_checkpoint, read_checkpoint
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.loggers import check_logger, make_logger
 from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices

@@ -13,8 +13,7 @@ import torch
 
 from forecast.config import ForecastError
 from forecast.models.ensemble import load_ensemble
-from forecast.models.forecaster import make_head
-from forecast.models.own_heads import own_head_sha256
+from forecast.models.named_heads import make_head, own_head_sha256
 from forecast.models.pipeline import check_options, fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices
 

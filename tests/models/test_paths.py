@@ -10,9 +10,9 @@ from arch.univariate import ConstantMean, SkewStudent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS
 from forecast.models.baselines import EwmaT, fit_returns
 from forecast.models.distributions import SkewedT

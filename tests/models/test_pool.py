@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
+from forecast.dataset.task import Task
 from forecast.forecasts import LEVELS
 from forecast.models.baselines import EwmaT
 from forecast.models.block import Block, make_block

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from forecast.dataset.datamodule import Task
 from forecast.dataset.features import FeatureSet, ewma
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
 from forecast.models import pooled as module
 from forecast.models.baselines import fit_t
 from forecast.models.block import Block, make_block

@@ -25,17 +25,14 @@ from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
 from forecast.dataset.segments import Segments, full_weights
 from forecast.dataset.windows import Batch, CarriedPass, PanelTensors
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
+from forecast.models.configured import make_task
 from forecast.models.ensemble import Ensemble, load_ensemble
-from forecast.models.fit import best_checkpoint, read_checkpoint
-from forecast.models.forecaster import Forecaster, make_head
+from forecast.models.forecaster import Forecaster
 from forecast.models.heads import PositionHead
+from forecast.models.named_heads import make_head
 from forecast.models.networks import Network
-from forecast.models.pipeline import (
-    check_options,
-    fit_ensemble,
-    make_datamodule,
-    make_task,
-)
+from forecast.models.pipeline import check_options, fit_ensemble, make_datamodule
 from forecast.models.position import PositionForecaster, scattered
 from forecast.prices.frame import Prices
 

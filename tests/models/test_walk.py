@@ -21,9 +21,9 @@ from forecast.config import ForecastError, plain
 from forecast.dataset.folds import Fold, walk_forward
 from forecast.dataset.panel import Panel
 from forecast.forecasts import names, read_forecasts
-from forecast.models.fit import best_checkpoint, read_checkpoint
+from forecast.models.checkpoints import best_checkpoint, read_checkpoint
+from forecast.models.configured import panel_of
 from forecast.models.forecaster import Forecaster
-from forecast.models.pipeline import panel_of
 from forecast.models.walk import (
     CLASSICAL,
     COST,

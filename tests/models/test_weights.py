@@ -16,16 +16,18 @@ from hypothesis import strategies as st
 
 from forecast import compose
 from forecast.config import plain
-from forecast.dataset.datamodule import PriceDataModule, Task
+from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range, walk_forward
 from forecast.dataset.panel import Panel, make_panel
 from forecast.dataset.segments import STALE, full_weights
+from forecast.dataset.task import Task
 from forecast.dataset.windows import PanelTensors
+from forecast.models.configured import panel_of
 from forecast.models.ensemble import Ensemble, load_ensemble
 from forecast.models.heads import PositionHead
 from forecast.models.networks import Network
-from forecast.models.pipeline import fit_ensemble, make_datamodule, panel_of
+from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.models.walk import Step, work
 from forecast.models.weights import write_weights
 from forecast.prices.frame import Prices

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,3 +40,23 @@ def refused() -> Refused:
         assert [word for word in words if word not in message] == [], message
 
     return refused
+
+
+@pytest.fixture(scope="session")
+def loopback() -> Any:
+    """The module tests/loopback.py."""
+    spec = importlib.util.spec_from_file_location(
+        "loopback", Path(__file__).parents[1] / "loopback.py"
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["loopback"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def yahoo(loopback: Any, tmp_path: Path) -> Iterator[Any]:
+    """A Yahoo of our own, open, that knows no symbol yet."""
+    with loopback.open_yahoo(tmp_path) as yahoo:
+        yield yahoo

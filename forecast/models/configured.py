@@ -1,0 +1,59 @@
+"""The task, the panel and the folds that a configuration states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+
+from forecast.config import ForecastError, check, instantiate
+from forecast.dataset.features import FeatureSet
+from forecast.dataset.folds import Fold, make_fold, walk_forward
+from forecast.dataset.market import Market
+from forecast.dataset.panel import Panel, make_panel
+from forecast.dataset.task import Task
+from forecast.models.choice import states_positions
+from forecast.prices.frame import Prices
+
+Config = Mapping[str, Any]
+
+
+def make_task(config: Config) -> Task:
+    """The task that the sections `horizons`, `target` and `window` state.
+
+    Raises
+    ------
+    ForecastError
+        Positions with another target than the return between the next two closes.
+    """
+    window, target = dict(config["window"]), dict(config["target"])
+    check(window, "window", Task, only=("length", "warmup", "batch"))
+    check(target, "target", Task, only=("delay",))
+    asked = {"horizons": config["horizons"], **target, **window, "dated": states_positions(config)}
+    task = cast(Task, instantiate(asked, "", Task))
+    if task.dated and (task.horizons != (1,) or task.delay != 1):
+        raise ForecastError(
+            f"head=position trades every session at the next close: horizons={list(task.horizons)} "
+            f"and target.delay={task.delay} do not fit it. Use horizons=[1] and target.delay=1."
+        )
+    return task
+
+
+def panel_of(config: Config, prices: Prices, *, market: Market | None = None) -> Panel:
+    """The panel of a configuration; every fold of a walk-forward reads the same one."""
+    return make_panel(
+        prices,
+        instantiate(config["features"], "features", FeatureSet),
+        market=market or config["data"]["market"],
+        max_gap=config["data"]["max_gap"],
+    )
+
+
+def folds_of(config: Config, dates: np.ndarray) -> list[Fold]:
+    """The folds of a configuration on the union calendar: one of `split`, or those of a walk."""
+    if "backtest" not in config:
+        return [make_fold(dates, **config["split"])]
+    keys = ("first", "last", "refit", "train", "embargo")
+    walk = {key: config["backtest"][key] for key in keys}
+    return list(walk_forward(dates, **walk, validation=config["split"]["validation"]))

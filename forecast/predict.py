@@ -1,0 +1,188 @@
+"""`python -m forecast.predict`: what a trained run states at the newest closes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forecast.config import ForecastError, door, instantiate, plain
+from forecast.run import Run, load_run, run_name
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from forecast.models.prediction import Prediction
+    from forecast.prices.frame import Prices
+
+HISTORY = 120  # sessions of each symbol that the page shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """The keys of a prediction; their meaning stands in conf/predict.yaml."""
+
+    run: str | None
+    network: str | None
+    allow: Sequence[str]
+    record: bool
+    threads: int | None
+    outputs: str
+    progress: bool
+
+
+def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ()) -> Run:
+    """Forecast from each symbol's last known close.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        From `forecast.compose("predict", ["run=lstm-0123456789"])`.
+    overrides : sequence of str
+        What was typed, for the record.
+
+    Returns
+    -------
+    Run
+        The folder of the prediction, made anew each time: predictions.csv and predictions.json,
+        forecasts.parquet, report.html.
+
+    Raises
+    ------
+    ForecastError
+        Anything about the run, the symbols or their prices that the user can mend.
+    """
+    config = plain(cfg)
+    typed = config.pop("data")
+    settings = instantiate(config, "", Predict)
+    if settings.run is None:
+        raise ForecastError("run is null: name one, run=lstm-0123456789; list_runs() shows them.")
+    source = load_run(settings.run, settings.outputs, allow=settings.allow)
+    from forecast.evaluation.newest import data_section, newest_prices
+    from forecast.evaluation.subject import require_own
+    from forecast.models.choice import states_positions
+    from forecast.models.configured import panel_of
+    from forecast.models.devices import torch_threads
+    from forecast.models.prediction import predict_last
+
+    if "head" not in source.config or states_positions(source.config):
+        raise ForecastError(
+            f"run {source.name} holds no networks that forecast. Name one that was trained, with "
+            "another head than position."
+        )
+    require_own(source.config, source.name, settings.allow, option="allow")
+    section = data_section(source, typed)
+    prices, market = newest_prices(source, section)
+    for symbol, reason in prices.left_out:
+        print(f"{symbol} is left out: {reason}")
+    cell = settings.network or next(iter(source.metrics.get("fits", {})), None)
+    name = cell or source.config["model"]["cell"]
+    named = {"run": source.name, "network": name, "data": section}
+    result = Run(
+        Path(settings.outputs) / run_name("predict", named, data=prices.sha256, device="cpu")
+    )
+    with result.lock(), torch_threads(1):
+        result.clear()
+        with result.attempt({**config, "data": section}, overrides, "cpu"):
+            ensemble = source.model(cell)
+            panel = panel_of(source.config, prices, market=market)
+            since = source.data["folds"][-1]["test"][0]
+            threads = settings.threads or os.cpu_count() or 1
+            prediction = predict_last(ensemble, panel, model=name, since=since, threads=threads)
+            _publish(result, source, settings, section, prices, prediction)
+    return result
+
+
+def _publish(
+    result: Run,
+    source: Run,
+    settings: Predict,
+    section: Mapping[str, Any],
+    prices: Prices,
+    prediction: Prediction,
+) -> None:
+    """Tables, the live record, the page; what tells that a prediction is there comes last."""
+    import numpy as np
+
+    from forecast.evaluation import prediction_table
+    from forecast.evaluation.live import FOLDER, write_record
+    from forecast.evaluation.newest import calendars_of, cautions, schedule
+    from forecast.forecasts import ForecastWriter
+    from forecast.models.prediction import summary
+    from forecast.prices.client import utc_now
+    from forecast.report.page import write_report
+
+    now, task = utc_now(), source.config["target"]
+    rows = prediction.own.select(["symbol", "origin", "horizon"]).to_pandas()
+    expected, begins = schedule(
+        rows["symbol"].astype(str).tolist(),
+        rows["origin"].to_numpy().astype("datetime64[D]"),
+        rows["horizon"].to_numpy(),
+        delay=task["delay"],
+        calendars=calendars_of(prices),
+    )
+    with ForecastWriter(result.path / "forecasts.parquet") as writer:
+        for table in (prediction.own, prediction.beside):
+            writer.write(table)
+    shown = summary(prediction, expected)
+    result.write("predictions.csv", shown)
+    last = prices.frame.groupby("symbol", observed=True).tail(HISTORY)
+    price = last["raw_close"].fillna(last["close"]) if "raw_close" in last else last["close"]
+    history = last[["symbol", "date"]].assign(symbol=last["symbol"].astype(str), price=price)
+    result.write("history.parquet", history.reset_index(drop=True))
+    early = begins > now.astype("datetime64[m]")
+    path: Path | None = None
+    reason: str | None = "record=false"
+    if settings.record:
+        path = write_record(
+            Path(settings.outputs) / FOLDER,
+            prediction,
+            expected_M=expected,
+            early_M=early,
+            made_at=now,
+            run=source.name,
+            data_hash=prices.sha256,
+            origin={
+                "data": {**section, "symbols": None, "end": None},
+                "head": source.config["head"],
+            },
+        )
+        late = int(np.sum(~early))
+        reason = f"{late} of {len(early)} targets had begun" if late else None
+    warnings = cautions(source, prices, section, now=now)
+    told = {
+        "made_at": f"{now}+00:00",
+        "run": source.name,
+        "model": prediction.model,
+        "part": "live",
+        "horizons": source.config["horizons"],
+        "delay": task["delay"],
+        "data_hash": prices.sha256,
+        "recorded": path is not None,
+        "recorded_reason": reason,
+        "warnings": warnings,
+        "left_out": [{"symbol": s, "reason": r} for s, r in prices.left_out],
+        "data": {"source": prices.source},
+        "rows": len(shown),
+    }
+    result.write("predictions.json", {**told, "forecasts": shown.to_dict("records")})
+    result.write("prediction.json", told)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    print(prediction_table.table(shown))
+    kept = f"recorded in {path}" if path else f"not recorded: {reason}"
+    print(f"{kept}\nreport: {write_report(result)}")
+
+
+def _main(cfg: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    predict(cfg, overrides=list(HydraConfig.get().overrides.task))
+
+
+main = door("predict", _main)
+
+if __name__ == "__main__":
+    main()

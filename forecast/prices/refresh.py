@@ -1,0 +1,434 @@
+"""From Yahoo into the price store: only what is missing, and nothing that is there is lost.
+
+A symbol is asked for from a few sessions before its last stored one. Where these come back as they
+are stored and without a new split, the new rows are appended; else the symbol is fetched whole,
+since Yahoo rewrites all earlier prices after a split, and what changed is recorded.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from forecast.prices.client import Answer, Client, Clock, Outcome, utc_now
+from forecast.prices.exchanges import DAY, calendar_of, final_at, following_sessions, last_final
+from forecast.prices.revisions import merged, rewritten
+from forecast.prices.store import Damaged, Manifest, Store, Stored
+
+OVERLAP = 10  # stored sessions that are asked for again
+ATTEMPTS = 3  # at one symbol when the network fails
+GIVE_UP = 6  # symbols in a row that cannot be reached end the batch
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between attempts: doubled each time, with jitter
+ENDED = 10  # sessions without a row after which a symbol that Yahoo answers for has ended
+
+
+Shown = Callable[[Iterator["Fetched"], int], Iterable["Fetched"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What became of one symbol of a batch.
+
+    Attributes
+    ----------
+    cause, advice : str
+        Of the outcome; empty where all is well.
+    asked : bool
+        Whether Yahoo was asked; what is complete is not.
+    rows : int
+        Sessions stored now; 0 where there is no file.
+    added : int
+        Of these, new ones.
+    last : str or None
+        Newest stored session.
+    behind : int
+        Final sessions of its exchange since then and since Yahoo was last asked: 0 is fresh.
+    changed : str or None
+        What was rewritten.
+    """
+
+    symbol: str
+    outcome: Outcome
+    cause: str = ""
+    advice: str = ""
+    asked: bool = True
+    rows: int = 0
+    added: int = 0
+    last: str | None = None
+    behind: int = 0
+    changed: str | None = None
+
+    @property
+    def fresh(self) -> bool:
+        return self.rows > 0 and self.behind == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How hard Yahoo is asked.
+
+    Attributes
+    ----------
+    jobs : int
+        Symbols at once.
+    timeout : float
+        Seconds until a request is given up.
+    patience : float
+        Seconds that the whole batch may spend waiting for a service that refuses or fails.
+    """
+
+    jobs: int = 4
+    timeout: float = 10.0
+    patience: float = 60.0
+
+
+def sessions_missing(
+    manifest: Manifest, now: np.datetime64, end: np.datetime64 | None = None
+) -> np.ndarray:
+    """Final sessions of its exchange, up to `end`, after the last stored one; datetime64[D]."""
+    last = np.datetime64(manifest.last, "D")
+    newest = last_final(manifest.calendar, manifest.timezone, now)
+    if end is not None:
+        newest = min(newest, end)
+    if newest <= last:
+        return np.array([], "datetime64[D]")
+    later = following_sessions(manifest.calendar, last, int((newest - last).astype(int)))
+    return later[later <= newest]
+
+
+def sessions_behind(
+    manifest: Manifest, now: np.datetime64, end: np.datetime64 | None = None
+) -> int:
+    """Final sessions up to `end` that a stored symbol lacks, as far as Yahoo may have them.
+
+    A symbol that has `ended`, although Yahoo was asked about it since, lacks nothing.
+    """
+    missing = sessions_missing(manifest, now, end)
+    if len(missing) > ENDED:
+        checked = last_final(manifest.calendar, manifest.timezone, _time(manifest.checked))
+        missing = missing[missing > checked]
+    return len(missing)
+
+
+def ended(manifest: Manifest) -> bool:
+    """Whether a symbol had no session for long when Yahoo was last asked about it."""
+    return len(sessions_missing(manifest, _time(manifest.checked))) > ENDED
+
+
+def refresh(
+    store: Store,
+    symbols: Sequence[str],
+    *,
+    start: np.datetime64 | None,
+    end: np.datetime64 | None = None,
+    pace: Pace,
+    calendar: str | None = None,
+    clock: Clock = utc_now,
+    session: Any = None,
+    shown: Shown = lambda results, total: results,
+) -> list[Fetched]:
+    """Bring the store up to date; every symbol ends in one outcome, in the order given.
+
+    Parameters
+    ----------
+    start, end : datetime64[D] or None
+        First and last session wanted; None: all there are. What lies beyond `end` is fetched too.
+    calendar : str or None
+        exchange_calendars code for all symbols, instead of what Yahoo's answers tell.
+    session : optional
+        See `Client`.
+    shown : callable
+        Wraps the results as they come, and is told how many, for a progress bar.
+    """
+    todo, found = [], {}
+    for symbol in symbols:
+        if (known := _complete(store, symbol, start, end, clock())) is not None:
+            found[symbol] = known
+        else:
+            todo.append(symbol)
+    if todo:
+        with Client(timeout=pace.timeout, session=session) as client:
+            batch = _Batch(
+                store, client, start=start, end=end, pace=pace, calendar=calendar, clock=clock
+            )
+            for result in shown(batch.run(todo), len(todo)):
+                found[result.symbol] = result
+    return [found[symbol] for symbol in symbols]
+
+
+def _complete(
+    store: Store,
+    symbol: str,
+    start: np.datetime64 | None,
+    end: np.datetime64 | None,
+    now: np.datetime64,
+) -> Fetched | None:
+    """A symbol that lacks nothing; None where Yahoo has to be asked."""
+    try:
+        manifest = store.manifest(symbol)
+    except Damaged:
+        return None
+    if manifest is None or not _covers(manifest, start) or sessions_behind(manifest, now, end):
+        return None
+    return _result(symbol, Outcome.OK, manifest, now, asked=False)
+
+
+def _covers(manifest: Manifest, start: np.datetime64 | None) -> bool:
+    """Whether all rows from a date on were asked for."""
+    if manifest.start is None:
+        return True
+    return start is not None and bool(np.datetime64(manifest.start, "D") <= start)
+
+
+class _Batch:
+    """Symbols asked for one after the other, a few at a time, until the service has had enough."""
+
+    def __init__(
+        self,
+        store: Store,
+        client: Client,
+        *,
+        start: np.datetime64 | None,
+        end: np.datetime64 | None,
+        pace: Pace,
+        calendar: str | None,
+        clock: Clock,
+    ) -> None:
+        self._store, self._client, self._start, self._end = store, client, start, end
+        self._pace, self._calendar, self._clock = pace, calendar, clock
+        self._stop = threading.Event()
+        self._why: Answer | None = None  # the answer that stopped the batch
+        self._lock = threading.Lock()
+        self._unreachable = 0  # in a row
+        self._deadline = time.monotonic() + pace.patience
+
+    def run(self, symbols: Sequence[str]) -> Iterator[Fetched]:
+        pool = ThreadPoolExecutor(self._pace.jobs, thread_name_prefix="yahoo")
+        try:
+            for done in as_completed([pool.submit(self._fetch, symbol) for symbol in symbols]):
+                yield done.result()
+        finally:
+            # After Ctrl-C nobody waits for what has not begun; what has is written whole.
+            self._stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _fetch(self, symbol: str) -> Fetched:
+        note = ""
+        with self._store.lock(symbol):
+            try:
+                stored = self._store.read(symbol)
+            except Damaged as error:
+                aside = self._store.set_aside(symbol)
+                note = f"{error} It was moved to {aside.name}"
+                stored = None
+            now = self._clock()
+            if stored is not None and (
+                done := _complete(self._store, symbol, self._start, self._end, now)
+            ):
+                return done  # another process was faster
+            if self._stop.is_set():
+                return self._unasked(symbol, stored, now, note)
+            try:
+                return self._asked(symbol, stored, note)
+            except BaseException:
+                self._stop.set()
+                raise
+
+    def _unasked(
+        self, symbol: str, stored: Stored | None, now: np.datetime64, note: str
+    ) -> Fetched:
+        why = self._why
+        outcome = Outcome.UNREACHABLE if why is None else why.outcome
+        cause = "not asked" + (f", since {why.symbol} ended so: {why.cause}" if why else "")
+        manifest = stored.manifest if stored else None
+        answer = Answer(symbol=symbol, outcome=outcome, cause=_joined(note, cause))
+        return _failed(answer, manifest, now, asked=False)
+
+    def _asked(self, symbol: str, stored: Stored | None, note: str) -> Fetched:
+        before = None if stored is None else stored.manifest
+        wanted, change = self._start, None
+        if stored is not None and before is not None:
+            if before.start is None or wanted is None:
+                wanted = None
+            else:
+                wanted = min(wanted, np.datetime64(before.start, "D"))
+            if _covers(before, self._start):
+                answer = self._ask(symbol, _day(stored.frame["date"].iloc[-OVERLAP:].iloc[0]))
+                if answer.outcome is Outcome.NO_DATA:  # it has ended
+                    return self._write(symbol, stored.frame, answer, before, 0)
+                if answer.frame is None:
+                    return self._failed(answer, before, note)
+                frame = self._final(answer)
+                change = rewritten(stored.frame, frame)
+                if change is None:
+                    new = frame[(frame["date"] > stored.frame["date"].iloc[-1]).to_numpy()]
+                    joined = pd.concat([stored.frame, new], ignore_index=True)
+                    return self._write(symbol, joined, answer, before, len(new))
+        answer = self._ask(symbol, wanted)
+        if answer.frame is None:  # what is stored stays, and is asked about again next time
+            return self._failed(answer, before, _joined(note, change or ""))
+        frame = self._final(answer)
+        if not frame["close"].notna().any():
+            cause = "its first session has not ended yet"
+            answer = replace(answer, outcome=Outcome.NO_DATA, cause=cause)
+            return self._failed(answer, before, note)
+        start = None if wanted is None else str(wanted)
+        if stored is None or before is None:
+            return self._write(
+                symbol, frame, answer, _manifest(symbol, start), len(frame), note=note
+            )
+        change = change or rewritten(stored.frame, frame)
+        frame, kept = merged(stored.frame, frame)
+        before = replace(before, start=start)
+        if change is not None:
+            still = f", {kept} sessions kept that Yahoo no longer sends" if kept else ""
+            change = f"{_stamp(self._clock())[:10]}: {change}; fetched whole{still}"
+            before = replace(before, changes=(*before.changes, change))
+        return self._write(
+            symbol, frame, answer, before, len(frame) - len(stored.frame), changed=change
+        )
+
+    def _write(
+        self,
+        symbol: str,
+        frame: pd.DataFrame,
+        answer: Answer,
+        before: Manifest,
+        added: int,
+        *,
+        changed: str | None = None,
+        note: str = "",
+    ) -> Fetched:
+        now, listing = self._clock(), answer.listing
+        told = replace(before, checked=_stamp(now))
+        if added or changed:
+            told = replace(told, fetched=_stamp(now))
+        if listing is not None:  # what it does not say now was said before
+            said = {name: value for name, value in asdict(listing).items() if value is not None}
+            told = replace(told, **said)
+        code = self._calendar or calendar_of(told.instrument, told.timezone) or told.calendar
+        told = replace(told, calendar=code)
+        manifest = self._store.write(symbol, frame, told).manifest
+        behind = sessions_behind(manifest, now)
+        outcome, cause = answer.outcome, answer.cause
+        if outcome is Outcome.NO_DATA:
+            outcome, cause = Outcome.OK, f"no session since {manifest.last}"
+        if behind:
+            outcome = Outcome.PARTIAL
+            cause = f"the newest {behind} sessions are missing: Yahoo ends on {manifest.last}"
+        result = _result(symbol, outcome, manifest, now, cause=_joined(note, cause))
+        return replace(result, added=added, changed=changed)
+
+    def _failed(self, answer: Answer, before: Manifest | None, note: str) -> Fetched:
+        return _failed(answer, before, self._clock(), note=note)
+
+    def _final(self, answer: Answer) -> pd.DataFrame:
+        """Rows whose session is over: today's bar still moves."""
+        frame, listing = answer.frame, answer.listing
+        assert frame is not None and listing is not None
+        code = self._calendar or calendar_of(listing.instrument, listing.timezone)
+        dates, now = frame["date"].to_numpy().astype("datetime64[D]"), self._clock()
+        keep = len(dates)
+        while keep and final_at(code, listing.timezone, dates[keep - 1]) > now:
+            keep -= 1
+        return frame[:keep]
+
+    def _ask(self, symbol: str, start: np.datetime64 | None) -> Answer:
+        """Ask, and again after a while where the service may only be busy."""
+        attempt = 0
+        while True:
+            answer = self._client.ask(symbol, start, self._clock().astype("datetime64[D]") + DAY)
+            attempt += 1
+            if answer.outcome not in (Outcome.RATE_LIMITED, Outcome.UNREACHABLE):
+                with self._lock:
+                    self._unreachable = 0
+                return answer
+            wait = min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
+            late = time.monotonic() + wait > self._deadline
+            tired = answer.outcome is Outcome.UNREACHABLE and attempt >= ATTEMPTS
+            if late or tired or self._stop.wait(wait):
+                return self._given_up(answer)
+
+    def _given_up(self, answer: Answer) -> Answer:
+        """The last answer; the batch ends with a refusal, or where nothing can be reached."""
+        with self._lock:
+            self._unreachable += answer.outcome is Outcome.UNREACHABLE
+            if answer.outcome is Outcome.RATE_LIMITED or self._unreachable >= GIVE_UP:
+                self._why = self._why or answer
+                self._stop.set()
+        return answer
+
+
+def _result(
+    symbol: str,
+    outcome: Outcome,
+    manifest: Manifest,
+    now: np.datetime64,
+    *,
+    cause: str = "",
+    asked: bool = True,
+) -> Fetched:
+    answer = Answer(symbol=symbol, outcome=outcome, cause=cause)
+    return Fetched(
+        symbol=symbol,
+        outcome=outcome,
+        cause=cause,
+        advice=answer.advice,
+        asked=asked,
+        rows=manifest.rows,
+        last=manifest.last,
+        behind=sessions_behind(manifest, now),
+    )
+
+
+def _failed(
+    answer: Answer,
+    manifest: Manifest | None,
+    now: np.datetime64,
+    *,
+    note: str = "",
+    asked: bool = True,
+) -> Fetched:
+    """What is stored stays and is told."""
+    cause = _joined(note, answer.cause)
+    if manifest is not None:
+        return _result(answer.symbol, answer.outcome, manifest, now, cause=cause, asked=asked)
+    return Fetched(
+        symbol=answer.symbol,
+        outcome=answer.outcome,
+        cause=cause,
+        advice=answer.advice,
+        asked=asked,
+    )
+
+
+def _manifest(symbol: str, start: str | None) -> Manifest:
+    """Of a symbol that is fetched for the first time."""
+    return Manifest(
+        symbol=symbol, source="yahoo", fetched="", checked="", start=start, calendar=None,
+        timezone=None, currency=None, instrument=None, exchange=None,
+    )  # fmt: skip
+
+
+def _day(date: pd.Timestamp) -> np.datetime64:
+    return date.to_datetime64().astype("datetime64[D]")
+
+
+def _joined(*sentences: str) -> str:
+    return "; ".join(sentence for sentence in sentences if sentence)
+
+
+def _stamp(now: np.datetime64) -> str:
+    return f"{now.astype('datetime64[s]')}+00:00"
+
+
+def _time(stamp: str) -> np.datetime64:
+    return np.datetime64(stamp.removesuffix("+00:00"), "s")

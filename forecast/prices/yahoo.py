@@ -1,0 +1,270 @@
+"""Prices from Yahoo by way of the price store, which serves them where Yahoo does not answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from forecast.config import ForecastError
+from forecast.prices.choice import Choice, Symbols
+from forecast.prices.client import Outcome, utc_now
+from forecast.prices.covariates import load_covariates
+from forecast.prices.exchanges import read_calendar
+from forecast.prices.findings import Finding
+from forecast.prices.frame import Prices, checked, total_return
+from forecast.prices.refresh import Fetched, Pace, ended, refresh, sessions_behind
+from forecast.prices.sound import sound
+from forecast.prices.store import Damaged, Store, Stored
+
+SURVIVORS = (
+    "survivors: whoever names symbols today names those that still exist and are known; levels of "
+    "return and anything traded on them are too good"
+)
+REWRITTEN = (
+    "Yahoo's prices are as of the fetch: splits that came later are folded into old prices, and "
+    "corrections are not dated"
+)
+# What each symbol's frame has beside its symbol, in this order; a split is in the prices already.
+KEPT = ("date", "open", "high", "low", "close", "volume", "dividend")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be fetched, and how; see `yahoo`."""
+
+    names: tuple[str, ...]
+    choice: Choice
+    calendar: str | None
+    pace: Pace
+    progress: bool
+
+    @classmethod
+    def read(
+        cls,
+        *,
+        symbols: Symbols,
+        start: str | None,
+        end: str | None,
+        calendar: str | None,
+        jobs: int,
+        timeout: float,
+        patience: float,
+        progress: bool,
+    ) -> Wanted:
+        """From what a user typed; a ForecastError where that is wrong."""
+        choice = Choice.read(symbols=symbols, start=start, end=end)
+        if choice.symbols is None:
+            raise ForecastError(
+                "data.symbols is null: data=yahoo needs names. Write 'data.symbols=\"AAPL,MSFT\"', "
+                "or a file symbols.txt."
+            )
+        if jobs < 1 or timeout <= 0 or patience < 0:
+            raise ForecastError(
+                f"data.jobs={jobs} must be 1 or more, data.timeout={timeout} above 0 seconds and "
+                f"data.patience={patience} 0 or more."
+            )
+        return cls(
+            names=tuple(sorted({name.upper() for name in choice.symbols})),
+            choice=choice,
+            calendar=read_calendar(calendar),
+            pace=Pace(jobs=jobs, timeout=timeout, patience=patience),
+            progress=progress,
+        )
+
+    def fetched(self, store: Store) -> list[Fetched]:
+        """Ask Yahoo for what the store lacks."""
+        return refresh(
+            store,
+            self.names,
+            start=self.choice.start,
+            end=self.choice.end,
+            pace=self.pace,
+            calendar=self.calendar,
+            shown=self._bar,
+        )
+
+    def _bar(self, results: Iterator[Fetched], total: int) -> Iterable[Fetched]:
+        from tqdm import tqdm
+
+        hidden = not (self.progress and sys.stderr.isatty())
+        return tqdm(results, total=total, unit=" symbols", desc="Yahoo", disable=hidden)
+
+
+def yahoo(
+    *,
+    symbols: Symbols = None,
+    start: str | None = None,
+    end: str | None = None,
+    covariates: Sequence[Mapping[str, object]] = (),
+    calendar: str | None = None,
+    offline: bool = False,
+    max_age: int | None = None,
+    jobs: int = 4,
+    timeout: float = 10.0,
+    patience: float = 60.0,
+    progress: bool = False,
+) -> Prices:
+    """Daily prices of Yahoo, total-return by each day's own dividend, kept in the price store.
+
+    Parameters
+    ----------
+    symbols, start, end : see `Choice.read`; symbols have to be named, and count in capitals.
+    covariates : see `load_covariates`.
+    calendar : exchange_calendars code of all symbols; None: what Yahoo says of each tells it.
+    offline : bool
+        Never ask Yahoo; use what is stored.
+    max_age : int or None
+        Final sessions that a symbol's prices may lack at their end; None: any number, with a
+        warning.
+    jobs, timeout, patience : see `Pace`.
+    progress : bool
+        A bar over the symbols, where the output is a terminal.
+
+    Raises
+    ------
+    ForecastError
+        Wrong arguments, no symbol with prices, or prices older than `max_age`.
+    """
+    if max_age is not None and max_age < 0:
+        raise ForecastError(f"data.max_age={max_age} must be 0 or more sessions, or null.")
+    wanted = Wanted.read(
+        symbols=symbols, start=start, end=end, calendar=calendar, jobs=jobs, timeout=timeout,
+        patience=patience, progress=progress,
+    )  # fmt: skip
+    choice, calendar, names, store = wanted.choice, wanted.calendar, wanted.names, Store()
+    results = {} if offline else {result.symbol: result for result in wanted.fetched(store)}
+    frames, warnings, findings = [], [], []
+    left_out: list[tuple[str, str]] = []
+    behind: dict[str, int] = {}
+    listed: dict[str, Stored] = {}
+    for name in names:
+        stored, reason = _stored(store, name, results.get(name))
+        frame = None
+        if stored is not None:
+            frame, found_in = _usable(name, stored, choice)
+            reason = f"no session with a close {choice.range}"
+        if stored is None or frame is None:
+            left_out.append((name, reason))
+            continue
+        findings += found_in
+        frames.append(frame)
+        listed[name] = stored
+        behind[name] = sessions_behind(stored.manifest, utc_now(), choice.end)
+        result = results.get(name)
+        if result is not None and result.outcome not in (Outcome.OK, Outcome.PARTIAL):
+            warnings.append(f"{name}: {told(result)}")
+        if result is not None and result.changed is not None:
+            warnings.append(f"{name}: {result.changed}")
+    if not frames:
+        some = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
+        raise ForecastError(f"data=yahoo: no prices of {len(names)} symbols: {some}")
+    _refuse_old(listed, behind, max_age, offline)
+    frame = _joined(frames, list(listed), calendar, listed)
+    joined, notes = load_covariates(covariates, frame)
+    warnings = [SURVIVORS, REWRITTEN, *_ages(listed, behind), *warnings, *notes]
+    return Prices(
+        frame=frame,
+        source="yahoo",
+        covariates=joined,
+        warnings=tuple(warnings),
+        left_out=tuple(left_out),
+        findings=tuple(findings),
+    )
+
+
+def told(result: Fetched) -> str:
+    """An outcome that is no success, in a sentence."""
+    return " ".join(filter(None, [f"{result.outcome}: {result.cause}.", result.advice]))
+
+
+def _stored(store: Store, name: str, result: Fetched | None) -> tuple[Stored | None, str]:
+    """What is stored of a symbol; and, where nothing is, why."""
+    try:
+        stored = store.read(name)
+    except Damaged as error:
+        return None, str(error)
+    if stored is not None:
+        return stored, ""
+    if result is None:
+        return None, f"not in the price store {store.folder}. Fetch it without data.offline=true."
+    return None, told(result)
+
+
+def _usable(name: str, stored: Stored, choice: Choice) -> tuple[pd.DataFrame | None, list[Finding]]:
+    """The sessions asked for that can be used; None where there is none."""
+    dates = stored.frame["date"].to_numpy()
+    low = 0 if choice.start is None else int(np.searchsorted(dates, choice.start))
+    high = len(dates)
+    if choice.end is not None:
+        high = int(np.searchsorted(dates, choice.end, side="right"))
+    if low >= high:
+        return None, []
+    frame, findings = sound(name, stored.frame.iloc[low:high])
+    return (None if frame.empty else frame), findings
+
+
+def _joined(
+    frames: Sequence[pd.DataFrame],
+    names: Sequence[str],
+    calendar: str | None,
+    listed: Mapping[str, Stored],
+) -> pd.DataFrame:
+    """The frame of `Prices`; dividends are reinvested on their own day."""
+    counts = [len(frame) for frame in frames]
+
+    def repeated(words: Sequence[str | None]) -> pd.Categorical:
+        known = sorted({word for word in words if word is not None})
+        codes = [-1 if word is None else known.index(word) for word in words]
+        index = pd.Index(known, dtype="str")
+        return pd.Categorical.from_codes(np.repeat(np.array(codes, np.int32), counts), index)
+
+    columns = {c: np.concatenate([frame[c].to_numpy() for frame in frames]) for c in KEPT}
+    whole = pd.DataFrame({"symbol": repeated(names), **columns}, copy=False)
+    whole = total_return(checked(whole, where="yahoo"))
+    codes = [calendar or listed[name].manifest.calendar for name in names]
+    if any(codes):
+        whole = whole.assign(calendar=repeated(codes))
+    return whole
+
+
+def _ages(listed: Mapping[str, Stored], behind: Mapping[str, int]) -> list[str]:
+    """Warnings about prices that end before they should, and about symbols that have ended."""
+    ends: dict[tuple[str, int], list[str]] = {}
+    for name, count in behind.items():
+        if count:
+            ends.setdefault((listed[name].manifest.last, count), []).append(name)
+    warnings = [
+        f"prices are old: {_some(names)} end on {last}, {count} session{'s' * (count > 1)} behind"
+        for (last, count), names in sorted(ends.items())
+    ]
+    gone = [
+        f"{name} (on {stored.manifest.last})"
+        for name, stored in listed.items()
+        if ended(stored.manifest)
+    ]
+    if gone:
+        warnings.append(f"ended, halted or renamed: {_some(gone)}")
+    return warnings
+
+
+def _refuse_old(
+    listed: Mapping[str, Stored], behind: Mapping[str, int], max_age: int | None, offline: bool
+) -> None:
+    if max_age is None:
+        return
+    old = [name for name, count in behind.items() if count > max_age]
+    if old:
+        worst = max(old, key=lambda name: behind[name])
+        remedy = "Fetch without data.offline=true" if offline else "Repeat the command later"
+        raise ForecastError(
+            f"{_some(old)}: prices end on {listed[worst].manifest.last}, {behind[worst]} sessions "
+            f"behind, more than data.max_age={max_age}. {remedy}, or raise data.max_age."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
