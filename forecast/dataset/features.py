@@ -10,7 +10,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,34 @@ RATIO_FLOOR = 0.05  # log ratios of volatilities stop here: a quiet fortnight is
 
 def ewma(values: np.ndarray, half_life: float) -> np.ndarray:
     """Bias-corrected exponentially weighted mean; null where nothing was seen yet."""
+    return _ewma()(np.ascontiguousarray(values, np.float64), half_life)
+
+
+def _public_ewma(values: np.ndarray, half_life: float) -> np.ndarray:
     return pd.Series(values).ewm(halflife=half_life, adjust=True).mean().to_numpy()
+
+
+@cache
+def _ewma() -> Callable[[np.ndarray, float], np.ndarray]:
+    """The loop that pandas compiled, without its wrapping, which costs five times as much.
+
+    Features take seventeen of them a symbol. It is no public name, so it serves only where it says
+    what the public way says; else that is taken.
+    """
+    probe = np.array([np.nan, 1.0, 2.5, np.nan, -4.0])
+    try:
+        from pandas._libs.window.aggregations import ewm
+
+        def bare(values: np.ndarray, half_life: float) -> np.ndarray:
+            begin, end = np.zeros(1, np.int64), np.full(1, len(values), np.int64)
+            centre = 1 / (1 - np.exp(np.log(0.5) / half_life)) - 1
+            return ewm(values, begin, end, 1, centre, True, False, None, True)
+
+        if np.array_equal(bare(probe, 3.0), _public_ewma(probe, 3.0), equal_nan=True):
+            return bare
+    except (ImportError, TypeError, ValueError):
+        pass
+    return _public_ewma
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,7 @@ def make_panel(
     names: list[str] = []
     facts: list[SymbolFacts] = []
     warnings: list[str] = []
+    column = {c: frame[c].to_numpy() for c in numeric}
     for s, (symbol, rows) in enumerate(slices):
         days = date[rows].astype("datetime64[D]")
         calendar = symbol_calendar(prices, rows)
@@ -166,7 +167,7 @@ def make_panel(
         market_return, market_scale = market.at(days, lag=int(panel.market_lag[s]))
         history = History(
             date=days,
-            columns={c: frame[c].to_numpy()[rows] for c in numeric},
+            columns={c: values_N[rows] for c, values_N in column.items()},
             market=market_return,
             market_scale=market_scale,
             scale_half_life=features.scale_half_life,

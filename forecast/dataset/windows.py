@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -53,6 +54,8 @@ class CarriedBatch:
 
     Attributes
     ----------
+    x_BLF : Tensor
+        Inputs, as in `Batch`.
     rows_BL : array of int64
         Panel row of each cell; −1 where a symbol has no row or is only there to fill the block.
     first : bool
@@ -61,10 +64,16 @@ class CarriedBatch:
         Some row lies in the range; otherwise only the state matters.
     """
 
-    batch: Batch
+    x_BLF: Tensor
     rows_BL: np.ndarray
     first: bool
     wanted: bool
+    gather: Callable[[], Batch]
+
+    @cached_property
+    def batch(self) -> Batch:
+        """The inputs with their targets, gathered when asked for: forecasts need none."""
+        return self.gather()
 
 
 class PanelTensors:
@@ -103,6 +112,13 @@ class PanelTensors:
         self.root_H = torch.sqrt(self.horizons_H.float())
         self.delay = delay
         self.device = device
+
+    def inputs(self, first_B: np.ndarray, stop_B: np.ndarray, length: int) -> Tensor:
+        """Features of sessions `first … first + length − 1` of each window, as in `gather`."""
+        first, stop = (torch.from_numpy(a).to(self.device)[:, None] for a in (first_B, stop_B))
+        return self.values_NF[
+            torch.minimum(first + torch.arange(length, device=self.device), stop - 1)
+        ]
 
     def gather(
         self,
@@ -288,9 +304,11 @@ class CarriedPass:
             for session in np.arange(0, self._sessions(symbol_B), BLOCK_SESSIONS):
                 rows_BL = (first_B + session)[:, None] + np.arange(BLOCK_SESSIONS)
                 inside = (rows_BL >= low_B[:, None]) & (rows_BL < high_B[:, None])
+                here = first_B + session
                 yield CarriedBatch(
-                    batch=self.tensors.gather(
-                        first_B + session, stop_B, low_B, high_B, BLOCK_SESSIONS
+                    x_BLF=self.tensors.inputs(here, stop_B, BLOCK_SESSIONS),
+                    gather=partial(
+                        self.tensors.gather, here, stop_B, low_B, high_B, BLOCK_SESSIONS
                     ),
                     rows_BL=np.where(inside, rows_BL, -1),
                     first=session == 0,

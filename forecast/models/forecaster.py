@@ -186,7 +186,7 @@ class Forecaster(pl.LightningModule):
         """Accumulate the loss of the carried pass."""
         if self.network.memoryless and not step.wanted:
             return
-        raw_BLHP, self._state = self.network(step.batch.x_BLF, None if step.first else self._state)
+        raw_BLHP, self._state = self.network(step.x_BLF, None if step.first else self._state)
         if step.wanted:
             self._sums += torch.stack(self._loss_sums(raw_BLHP, step.batch, 0))
 

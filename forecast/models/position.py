@@ -64,7 +64,7 @@ class PositionForecaster(Forecaster):
     def validation_step(self, step: CarriedBatch, index: int) -> None:
         """Add up the returns of the carried pass by date, over all blocks of symbols."""
         state = None if step.first else self._state
-        raw_BLHP, self._state = self.network(step.batch.x_BLF, state)
+        raw_BLHP, self._state = self.network(step.x_BLF, state)
         weight_BL = self._weights(raw_BLHP, step.batch, 0)
         held_B1 = torch.zeros_like(weight_BL[:, :1]) if step.first else self._held_B1
         self._held_B1 = weight_BL[:, -1:]

@@ -6,6 +6,8 @@ The frame is that of one symbol as it lies in the store: `date` and `NUMBERS`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -105,6 +107,31 @@ def sound(symbol: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]
         f"Negative or infinite volume in {many(unsound, 'session')}, emptied.",
     )
     return pd.DataFrame({"date": date, **column}, copy=False), findings(symbol, faults)
+
+
+def is_sound(column: Mapping[str, np.ndarray]) -> bool:
+    """Whether `sound` would change nothing, at a fraction of its cost.
+
+    Parameters
+    ----------
+    column : arrays of one symbol by the names of `NUMBERS`.
+    """
+    opening, high, low, close = (column[name] for name in (*BARS, "close"))
+    if not is_price(close).all():
+        return False
+    slack = BASIS_TOLERANCE * (1 + close)
+    with np.errstate(invalid="ignore"):  # what is not given contradicts nothing
+        wrong = (
+            *(column[name] < 0 for name in (*ACTIONS, "volume")),
+            *(column[name] <= 0 for name in BARS),
+            *(np.isinf(column[name]) for name in NUMBERS),
+            high < low,
+            close - high > slack,
+            low - close > slack,
+            opening - high > slack,
+            low - opening > slack,
+        )
+    return not any(mask.any() for mask in wrong)
 
 
 def is_price(values: np.ndarray) -> np.ndarray:

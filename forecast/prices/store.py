@@ -16,6 +16,7 @@ import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -85,14 +86,19 @@ class Stored:
 
     Attributes
     ----------
-    frame : `COLUMNS`: `date` (datetime64[s], tz-naive session date, ascending, unique), then
-        float64, NaN where not given: prices and `volume` split-adjusted as of the fetch,
-        `dividend` and `capital_gain` in cash per share on the same basis, `split` in new shares
-        per old, 0.0 where there was none. RangeIndex.
+    columns : arrays of shape (rows,), by the names of `COLUMNS`: `date` (datetime64[s], tz-naive
+        session date, ascending, unique), then float64, NaN where not given: prices and `volume`
+        split-adjusted as of the fetch, `dividend` and `capital_gain` in cash per share on the same
+        basis, `split` in new shares per old, 0.0 where there was none.
     """
 
-    frame: pd.DataFrame
+    columns: Mapping[str, np.ndarray]
     manifest: Manifest
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The columns as a table with a RangeIndex."""
+        return pd.DataFrame(dict(self.columns))
 
 
 class Damaged(ForecastError):
@@ -155,7 +161,7 @@ class Store:
             problem = "its rows are not those of its manifest"
         if problem is not None:
             raise Damaged(self.path(symbol), problem)
-        return Stored(frame=pd.DataFrame(values), manifest=manifest)
+        return Stored(columns=values, manifest=manifest)
 
     def manifest(self, symbol: str) -> Manifest | None:
         """The manifest alone, from the file's footer; raises as `read`."""
@@ -214,7 +220,8 @@ class Store:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
             _sync(self.folder)
-        return Stored(frame=frame, manifest=manifest)
+        columns = {name: frame[name].to_numpy() for name in COLUMNS}
+        return Stored(columns=columns, manifest=manifest)
 
     @contextlib.contextmanager
     def lock(self, symbol: str) -> Iterator[None]:

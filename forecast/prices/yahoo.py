@@ -17,7 +17,7 @@ from forecast.prices.exchanges import read_calendar
 from forecast.prices.findings import Finding
 from forecast.prices.frame import Prices, checked, total_return
 from forecast.prices.refresh import Fetched, Pace, ended, refresh, sessions_behind
-from forecast.prices.sound import sound
+from forecast.prices.sound import is_sound, sound
 from forecast.prices.store import Damaged, Store, Stored
 
 SURVIVORS = (
@@ -137,21 +137,21 @@ def yahoo(
     )  # fmt: skip
     choice, calendar, names, store = wanted.choice, wanted.calendar, wanted.names, Store()
     results = {} if offline else {result.symbol: result for result in wanted.fetched(store)}
-    frames, warnings, findings = [], [], []
+    parts, warnings, findings = [], [], []
     left_out: list[tuple[str, str]] = []
     behind: dict[str, int] = {}
     listed: dict[str, Stored] = {}
     for name in names:
         stored, reason = _stored(store, name, results.get(name))
-        frame = None
+        part = None
         if stored is not None:
-            frame, found_in = _usable(name, stored, choice)
+            part, found_in = _usable(name, stored, choice)
             reason = f"no session with a close {choice.range}"
-        if stored is None or frame is None:
+        if stored is None or part is None:
             left_out.append((name, reason))
             continue
         findings += found_in
-        frames.append(frame)
+        parts.append(part)
         listed[name] = stored
         behind[name] = sessions_behind(stored.manifest, utc_now(), choice.end)
         result = results.get(name)
@@ -159,11 +159,11 @@ def yahoo(
             warnings.append(f"{name}: {told(result)}")
         if result is not None and result.changed is not None:
             warnings.append(f"{name}: {result.changed}")
-    if not frames:
+    if not parts:
         some = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
         raise ForecastError(f"data=yahoo: no prices of {len(names)} symbols: {some}")
     _refuse_old(listed, behind, max_age, offline)
-    frame = _joined(frames, list(listed), calendar, listed)
+    frame = _joined(parts, list(listed), calendar, listed)
     joined, notes = load_covariates(covariates, frame)
     warnings = [SURVIVORS, REWRITTEN, *_ages(listed, behind), *warnings, *notes]
     return Prices(
@@ -194,27 +194,34 @@ def _stored(store: Store, name: str, result: Fetched | None) -> tuple[Stored | N
     return None, told(result)
 
 
-def _usable(name: str, stored: Stored, choice: Choice) -> tuple[pd.DataFrame | None, list[Finding]]:
-    """The sessions asked for that can be used; None where there is none."""
-    dates = stored.frame["date"].to_numpy()
+def _usable(
+    name: str, stored: Stored, choice: Choice
+) -> tuple[Mapping[str, np.ndarray] | None, list[Finding]]:
+    """The sessions asked for that can be used, as columns; None where there is none."""
+    dates = stored.columns["date"]
     low = 0 if choice.start is None else int(np.searchsorted(dates, choice.start))
     high = len(dates)
     if choice.end is not None:
         high = int(np.searchsorted(dates, choice.end, side="right"))
     if low >= high:
         return None, []
-    frame, findings = sound(name, stored.frame.iloc[low:high])
-    return (None if frame.empty else frame), findings
+    columns = {column: values[low:high] for column, values in stored.columns.items()}
+    if is_sound(columns):
+        return columns, []
+    frame, findings = sound(name, pd.DataFrame(columns))
+    if frame.empty:
+        return None, findings
+    return {column: frame[column].to_numpy() for column in columns}, findings
 
 
 def _joined(
-    frames: Sequence[pd.DataFrame],
+    parts: Sequence[Mapping[str, np.ndarray]],
     names: Sequence[str],
     calendar: str | None,
     listed: Mapping[str, Stored],
 ) -> pd.DataFrame:
     """The frame of `Prices`; dividends are reinvested on their own day."""
-    counts = [len(frame) for frame in frames]
+    counts = [len(part["date"]) for part in parts]
 
     def repeated(words: Sequence[str | None]) -> pd.Categorical:
         known = sorted({word for word in words if word is not None})
@@ -222,7 +229,7 @@ def _joined(
         index = pd.Index(known, dtype="str")
         return pd.Categorical.from_codes(np.repeat(np.array(codes, np.int32), counts), index)
 
-    columns = {c: np.concatenate([frame[c].to_numpy() for frame in frames]) for c in KEPT}
+    columns = {column: np.concatenate([part[column] for part in parts]) for column in KEPT}
     whole = pd.DataFrame({"symbol": repeated(names), **columns}, copy=False)
     whole = total_return(checked(whole, where="yahoo"))
     codes = [calendar or listed[name].manifest.calendar for name in names]

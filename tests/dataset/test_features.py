@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.config import ForecastError, config_dir
+from forecast.dataset import features
 from forecast.dataset.features import FEATURES, NEEDS, FeatureSet, History, ewma, join, scale
 from forecast.prices.frame import Covariate
 
@@ -457,3 +459,27 @@ def test_a_value_is_used_lag_sessions_after_it_is_known_and_two_sessions_more(
     used = WEEK[~np.isnan(column)]
     assert tuple(int(str(day)[-2:]) for day in used) == used_on
     assert (column[~np.isnan(column)] == 7.0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), half_life=st.floats(0.5, 300), rows=st.integers(0, 80))
+def test_ewma_has_the_bits_of_the_public_way_of_pandas(
+    seed: int, half_life: float, rows: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = np.where(rng.random(rows) < 0.2, np.nan, rng.standard_t(3, rows))
+    public = pd.Series(values).ewm(halflife=half_life, adjust=True).mean().to_numpy()
+    np.testing.assert_array_equal(ewma(values, half_life), public)
+
+
+def test_ewma_takes_the_public_way_where_the_compiled_one_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas._libs.window.aggregations", None)
+    features._ewma.cache_clear()
+    try:
+        values = np.array([np.nan, 1.0, 2.0])
+        assert features._ewma() is features._public_ewma
+        np.testing.assert_allclose(ewma(values, 1.0), [np.nan, 1.0, 5 / 3])
+    finally:
+        features._ewma.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from forecast.dataset.features import FeatureSet
 from forecast.dataset.market import (
     Market,
     close_time,
+    extend_market,
     make_market,
     market_lag,
     read_market,
@@ -220,3 +222,86 @@ def test_a_stored_market_comes_back_as_it_was(
         mine, stored = getattr(market, name), getattr(again, name)
         assert mine.dtype == stored.dtype and mine.tobytes() == stored.tobytes()
     assert [path.name for path in tmp_path.iterdir()] == ["market.parquet"]
+
+
+# A market that goes on after the run that stored it
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, stop=st.integers(30, 60), definition=st.sampled_from(["equal_weight", "S0"]))
+def test_a_market_carried_on_evening_by_evening_is_the_market_of_the_whole(
+    random_prices: PricesOf,
+    cut: Callable[..., Prices],
+    seed: int,
+    stop: int,
+    definition: str,
+) -> None:
+    """Bit for bit, whether a run's market is carried on once or every evening anew."""
+    prices = random_prices(seed, symbols=8)
+    dates = np.unique(prices.frame["date"].to_numpy())
+    stored = every = make_market(cut(prices, dates[stop]), definition, half_life=20.0)
+    for evening in dates[stop + 1 :]:
+        until = cut(prices, evening)
+        whole = make_market(until, definition, half_life=20.0)
+        every = extend_market(every, until, half_life=20.0)
+        for market in (extend_market(stored, until, half_life=20.0), every):
+            assert market.definition == definition
+            for name in ("date", "log_return", "scale"):
+                assert getattr(market, name).tobytes() == getattr(whole, name).tobytes()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=seeds)
+def test_what_is_stored_of_a_market_stays_when_old_prices_are_rewritten(
+    random_prices: PricesOf, cut: Callable[..., Prices], seed: int
+) -> None:
+    """A vendor's correction, or the rounding after a split, moves no feature of the run."""
+    prices = random_prices(seed, symbols=7)
+    last = np.unique(prices.frame["date"].to_numpy())[50]
+    stored = make_market(cut(prices, last), "equal_weight", half_life=20.0)
+    rng = np.random.default_rng(seed)
+    close = prices.frame["close"] * np.exp(rng.normal(0, 0.01, len(prices.frame)))
+    rewritten = replace(prices, frame=prices.frame.assign(close=close))
+    market = extend_market(stored, rewritten, half_life=20.0)
+    count = len(stored.date)
+    assert len(market.date) > count
+    for name in ("date", "log_return", "scale"):
+        assert getattr(market, name)[:count].tobytes() == getattr(stored, name).tobytes()
+    np.testing.assert_allclose(market.scale, scale_of(market.log_return, 20.0), rtol=1e-9)
+
+
+def test_a_market_without_news_stays_and_no_market_stays_none(random_prices: PricesOf) -> None:
+    prices = random_prices(2, symbols=7, calendar="XNYS")
+    for definition in ("equal_weight", "S2"):
+        market = make_market(prices, definition, half_life=20.0)
+        again = extend_market(market, prices, half_life=20.0)
+        assert again.calendar == "XNYS"
+        assert again.log_return.tobytes() == market.log_return.tobytes()
+        assert again.scale.tobytes() == market.scale.tobytes()
+    none = make_market(prices, None, half_life=20.0)
+    assert extend_market(none, prices, half_life=20.0) is none
+
+
+def test_a_market_that_was_never_defined_begins_with_the_fifth_symbol(
+    random_prices: PricesOf, cut: Callable[..., Prices]
+) -> None:
+    """A run of too few symbols stored an empty market of its definition."""
+    prices = random_prices(5, symbols=7, staggered=False, halts=0, missing=0.0)
+    empty = make_market(
+        cut(prices, prices.frame["date"].to_numpy()[0]), "equal_weight", half_life=20.0
+    )
+    assert len(empty.date) == 0
+    market = extend_market(empty, prices, half_life=20.0)
+    whole = make_market(prices, "equal_weight", half_life=20.0)
+    assert market.scale.tobytes() == whole.scale.tobytes()
+
+
+def test_a_market_cannot_go_on_without_its_symbol(
+    random_prices: PricesOf, cut: Callable[..., Prices]
+) -> None:
+    prices = random_prices(1)
+    market = make_market(prices, "S1", half_life=20.0)
+    frame = prices.frame[(prices.frame["symbol"] != "S1").to_numpy()].reset_index(drop=True)
+    frame["symbol"] = frame["symbol"].cat.remove_unused_categories()
+    with pytest.raises(ForecastError, match="data.market=S1 is no symbol of the panel"):
+        extend_market(market, replace(prices, frame=frame), half_life=20.0)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.prices.choice import Choice
-from forecast.prices.frame import Covariate, Prices, checked, finished, long
+from forecast.prices.frame import Covariate, Prices, checked, cut, finished, long, total_return
 
 ALL = Choice.read(symbols=None, start=None, end=None)
 
@@ -163,3 +163,80 @@ def test_the_hash_sees_every_column(column: str) -> None:
         changed = changed.rename(columns={"close": "raw_close"})
     other = replace(prices, frame=changed, covariates=(replace(vix, frame=told),))
     assert other.sha256 != prices.sha256
+
+
+# Prices cut to some symbols and later starts
+
+
+def acting(seed: int, n_symbols: int, n_sessions: int) -> pd.DataFrame:
+    """Raw rows with dividends and splits."""
+    frame = raw(n_symbols, n_sessions)
+    rng = np.random.default_rng(seed)
+    frame["close"] = rng.uniform(5, 50, len(frame))
+    frame["dividend"] = np.where(rng.random(len(frame)) < 0.3, rng.uniform(0, 2, len(frame)), 0.0)
+    frame["split"] = np.where(rng.random(len(frame)) < 0.1, 4.0, 0.0)
+    return frame
+
+
+def loaded(frame: pd.DataFrame) -> Prices:
+    """As a source does it: checked, dividends reinvested, finished."""
+    return Prices(frame=finish(total_return(checked(frame, where="test"))), source="test")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 999),
+    n_symbols=st.integers(1, 4),
+    starts=st.lists(st.integers(0, 7), min_size=4, max_size=4),
+    named=st.lists(st.booleans(), min_size=4, max_size=4),
+)
+def test_cut_prices_have_the_bits_of_prices_that_were_loaded_so(
+    seed: int, n_symbols: int, starts: list[int], named: list[bool]
+) -> None:
+    frame = acting(seed, n_symbols, 8)
+    dates = np.unique(frame["date"].to_numpy())
+    first = {f"S{n}": dates[starts[n]] for n in range(n_symbols) if named[n]}
+    wanted = ["S0", *(f"S{n}" for n in range(1, n_symbols) if named[n]), "unheard of"]
+    begins = [first.get(symbol, dates[0]) for symbol in frame["symbol"]]
+    kept = frame["symbol"].isin(wanted) & (frame["date"] >= begins)
+    expected = frame[kept].assign(symbol=frame["symbol"][kept].cat.remove_unused_categories())
+    result = cut(loaded(frame), symbols=wanted, starts=first)
+    pd.testing.assert_frame_equal(result.frame, loaded(expected).frame, check_exact=True)
+    assert result.sha256 == loaded(expected).sha256
+
+
+def test_a_cut_that_leaves_all_returns_the_same_prices() -> None:
+    prices = loaded(acting(0, 3, 5))
+    first = prices.frame["date"].iloc[0].to_datetime64()
+    assert cut(prices) is prices
+    assert cut(prices, symbols=["S0", "S1", "S2"], starts={"S1": first}) is prices
+
+
+def test_prices_without_actions_are_cut_as_they_are() -> None:
+    """An adjusted close of a vendor is not compounded anew: its actions are not known."""
+    frame = raw(2, 6, raw_close=3.0)
+    prices = Prices(frame=finish(checked(frame, where="test")), source="test")
+    start = np.datetime64("2020-01-03", "s")
+    result = cut(prices, starts={"S0": start}).frame
+    rows = prices.frame[(prices.frame["symbol"] == "S1") | (prices.frame["date"] >= start)]
+    pd.testing.assert_frame_equal(result, rows.reset_index(drop=True), check_exact=True)
+
+
+def test_a_cut_keeps_everything_but_rows() -> None:
+    known = pd.DataFrame(
+        {"known": np.array(["2020-01-01"], "datetime64[s]"), "vix": np.array([20.0])}
+    )
+    covariate = Covariate(name="vix", frame=known, columns=("vix",), lag=1, max_age=5)
+    prices = replace(
+        loaded(acting(1, 3, 5)), covariates=(covariate,), warnings=("old",), left_out=(("X", "-"),)
+    )
+    result = cut(prices, symbols=["S1"])
+    assert result.covariates == (covariate,)
+    assert result.warnings == ("old",) and result.left_out == (("X", "-"),)
+    assert list(result.frame["calendar"].cat.categories) == ["XNYS"]
+
+
+def test_a_cut_that_leaves_nothing_is_refused(refused: Callable[..., Any]) -> None:
+    prices = loaded(acting(0, 2, 4))
+    with refused("data=test", "none of the symbols"):
+        cut(prices, symbols=["S7"])

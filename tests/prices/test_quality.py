@@ -13,7 +13,7 @@ from forecast.prices.findings import SEVERITIES, Finding
 from forecast.prices.frame import FIELDS, checked
 from forecast.prices.quality import DETECTORS, inspect
 from forecast.prices.simulated import simulated
-from forecast.prices.sound import ACTIONS, BARS, NUMBERS, sound
+from forecast.prices.sound import ACTIONS, BARS, NUMBERS, is_sound, sound
 
 ROWS = 1500
 PRICES = [*BARS, "close"]
@@ -519,3 +519,14 @@ def test_any_mess_of_any_length_gives_well_formed_findings(seed: int, rows: int)
 def test_every_detector_is_silent_about_one_flat_row(detector: str) -> None:
     frame = clean(25)[:1].copy()
     assert detector not in judged(frame, days(frame))
+
+
+@settings(max_examples=300, deadline=None)
+@given(seed=st.integers(0, 10_000), rows=st.integers(1, 30))
+def test_what_is_called_sound_is_what_comes_back_unchanged(seed: int, rows: int) -> None:
+    frame = dirty(seed, rows, share=0.01)
+    kept, found = sound("A", frame)
+    columns = {name: frame[name].to_numpy() for name in NUMBERS}
+    assert is_sound(columns) == (not found)
+    if not found:
+        pd.testing.assert_frame_equal(kept, frame)
