@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from forecast.config import ForecastError, check, door, instantiate, plain
 from forecast.run import PARTS, Run, run_name
-from forecast.schema import PARTS as ORDER
 from forecast.settings import (
     BACKTEST_SECTIONS,
     Backtest,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 SCORING = ("forecasts", "recalibrate", "significance", "report")  # all that given tables need
 WHERE = ("data", "evaluate", "outputs")
 LIVE = "live"  # in place of a path: the live record, or live:<run>
+ORDER = (*PARTS, LIVE)  # of the parts of a table; the schema's own would load pandas
 TRADING = ("strategy", "costs", "execution", "weights")  # what forecasts do not depend on
 
 # Leaves all files of a run for some parts, of which some are missing; calls the clock after fits.

@@ -30,17 +30,27 @@ class ForecastError(Exception):
 
 # Keys that change how a run is made or shown, but not what comes out of it.
 NOT_IN_ID = (
+    "action",
+    "allow",
     "backtest.executor",
     "backtest.jobs",
     "backtest.ray_address",
-    "data.path",  # what was read is in the id by its content
+    "data.jobs",
+    "data.max_age",
+    "data.offline",  # what was read is in the id by its content
+    "data.path",
+    "data.patience",
+    "data.progress",
     "data.symbols",
+    "data.timeout",
     "evaluate",
     "force",
     "forecasts",  # also by its content
     "logger",
     "outputs",
+    "path",
     "progress",
+    "record",
     "report",
     "threads",
     "trainer.accelerator",  # the resolved device is in the id instead
@@ -272,11 +282,12 @@ def _nearest_key(key: str) -> str:
     try:
         known = []
         for file in sorted(config_dir().glob("*.yaml")):
-            known += _leaves(OmegaConf.load(file))
+            known += _leaves(OmegaConf.to_container(OmegaConf.load(file)))
         for group in config_dir().iterdir():
             if group.is_dir() and group.name != "experiment":
                 for file in sorted(group.glob("*.yaml")):
-                    known += [f"{group.name}.{k}" for k in _leaves(OmegaConf.load(file))]
+                    found = _leaves(OmegaConf.to_container(OmegaConf.load(file)))
+                    known += [f"{group.name}.{key}" for key in found]
     except Exception:
         return "."
     # Another command may have the very key.

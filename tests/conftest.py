@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,3 +156,15 @@ def random_panel() -> RandomPanel:
 @pytest.fixture(scope="session")
 def cut() -> Cut:
     return _cut
+
+
+@pytest.fixture(scope="session")
+def evenings() -> Any:
+    """The module tests/evenings.py."""
+    path = Path(__file__).with_name("evenings.py")
+    spec = importlib.util.spec_from_file_location("evenings", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["evenings"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

@@ -23,13 +23,14 @@ GROUPS = ("data", "features", "model", "head", "trainer", "logger")
 TRADING = ("strategy", "costs")  # groups of commands that trade
 SHARED = ("forecaster", "trading")  # no commands of their own: what several begin with
 COMMANDS = sorted(f.stem for f in config_dir().glob("*.yaml") if f.stem not in SHARED)
+UNTRAINED = ("fetch", "predict")  # commands that train nothing: of the groups they have `data` alone
 CHOICES = {
     group: sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
     for group in (*GROUPS, *TRADING, "experiment")
 }
 EVERY = [(group, choice) for group, choices in CHOICES.items() for choice in choices]
 TRAINED = [(g, c) for g, c in EVERY if g not in TRADING and not c.startswith("headline")]
-# What a choice of data needs beside it.
+# What a choice needs beside it.
 WITH = {("features", "ohlcv"): ["data=index"]}
 
 
@@ -138,9 +139,11 @@ def test_every_choice_composes_and_instantiates_or_says_what_is_missing(
 @pytest.mark.parametrize("choice", CHOICES["data"])
 def test_every_source_loads_or_says_what_is_missing(choice: str) -> None:
     section = config_of("data", choice)["data"]
-    if choice == "files":
-        with pytest.raises(ForecastError, match=r"data\.path is null"):
+    missing = {"files": "data.path is null", "yahoo": "data.symbols is null"}.get(choice)
+    if missing is not None:
+        with pytest.raises(ForecastError, match=re.escape(missing)) as caught:
             load_prices(section)
+        assert "\n" not in str(caught.value)
     else:
         prices = load_prices(section)
         assert prices.source == choice
@@ -153,7 +156,7 @@ def test_a_choice_is_named_as_the_thing_it_chooses(group: str, choice: str) -> N
     assert section.get("cell", section.get("name")) == choice
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in UNTRAINED])
 def test_the_usual_run_is_one_that_anybody_can_make(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,9 +167,27 @@ def test_the_usual_run_is_one_that_anybody_can_make(
     assert config["outputs"] == "outputs"
 
 
+@pytest.mark.parametrize("command", UNTRAINED)
+def test_a_command_that_trains_nothing_asks_for_data_alone(command: str) -> None:
+    assert groups_of(command) == ("data",)
+
+
+def test_yahoo_is_what_is_fetched_and_a_prediction_takes_the_prices_of_its_run() -> None:
+    assert plain(compose("fetch"))["data"]["_target_"] == "forecast.prices.yahoo.yahoo"
+    assert "_target_" not in plain(compose("predict"))["data"]
+
+
+@pytest.mark.parametrize("choice", CHOICES["data"])
+def test_a_prediction_takes_every_source_with_all_its_keys(choice: str) -> None:
+    own = set(config_of("data", choice)["data"])
+    assert own <= set(config_of("data", choice, "predict")["data"])
+
+
 def test_the_environment_says_where_runs_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORECAST_OUTPUTS", "elsewhere")
-    assert plain(compose("train"))["outputs"] == "elsewhere"
+    for command in COMMANDS:
+        if command != "fetch":  # which leaves no run
+            assert plain(compose(command))["outputs"] == "elsewhere"
     assert plain(compose("train", ["outputs=here"]))["outputs"] == "here"
 
 

@@ -201,19 +201,38 @@ def test_the_id_depends_on_data_device_and_version(fact: str) -> None:
     assert canonical_id(config, **facts) != canonical_id(config, **{**facts, fact: "other"})
 
 
+# A backtest has every key that training has, and more; some sources and doors have their own.
+HOMES = (
+    ("backtest", []), ("backtest", ["data=files"]), ("backtest", ["data=yahoo"]),
+    ("fetch", []), ("predict", []),
+)  # fmt: skip
+
+
+def holder(config: dict[str, Any], key: str) -> dict[str, Any]:
+    """The mapping in which the last part of a dotted key stands, or would stand."""
+    for parent in key.split(".")[:-1]:
+        config = config.get(parent, {})
+    return config
+
+
 @pytest.mark.parametrize("key", NOT_IN_ID)
 def test_what_changes_no_result_changes_no_id(key: str) -> None:
-    # A backtest has every key that training has, and more.
-    config = plain(compose("backtest", ["data=files"] if key == "data.path" else []))
-    assert canonical_id(without(config, [key])) == canonical_id(config)
-    *parents, last = key.split(".")
-    node = config
-    for parent in parents:
-        node = node[parent]
-    assert last in node, f"{key} of NOT_IN_ID is no key of the configuration"
+    last = key.split(".")[-1]
+    composed = (plain(compose(command, typed)) for command, typed in HOMES)
+    config = next((c for c in composed if last in holder(c, key)), None)
+    assert config is not None, f"{key} of NOT_IN_ID is no key of any configuration"
     before = canonical_id(config)
-    node[last] = "something else"
+    assert canonical_id(without(config, [key])) == before
+    holder(config, key)[last] = "something else"
     assert canonical_id(config) == before
+
+
+@pytest.mark.parametrize("key", ["run", "network", "data.end"])
+def test_another_run_network_or_last_session_is_another_prediction(key: str) -> None:
+    config = plain(compose("predict"))
+    before = canonical_id(config)
+    holder(config, key)[key.split(".")[-1]] = "something else"
+    assert canonical_id(config) != before
 
 
 def test_leaving_out_keys_changes_nothing_of_the_original() -> None:
@@ -311,6 +330,7 @@ def test_a_command_runs_where_it_is_called_and_leaves_nothing_of_hydras(
 
 # ------------------------------------------------------------------------- lazy imports
 
+DOORS = ("train", "backtest", "audit", "fetch", "predict")
 HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "plotly", "yfinance", "pandas", "arch")
 
 
@@ -322,10 +342,10 @@ HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "plotly", "yfinance",
             f"import sys, runpy; sys.argv = ['{name}', '--help']\n"
             f"try: runpy.run_module('forecast.{name}', run_name='__main__')\n"
             "except SystemExit as stop: assert not stop.code"
-            for name in ("train", "backtest")
+            for name in DOORS
         ),
     ],
-    ids=["import forecast", "train --help", "backtest --help"],
+    ids=["import forecast", *(f"{name} --help" for name in DOORS)],
 )
 def test_a_first_look_loads_nothing_heavy(program: str) -> None:
     probe = (

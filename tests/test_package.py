@@ -89,9 +89,18 @@ def test_the_installed_package_works_from_another_directory(python: Path, tmp_pa
     assert told[1:] == ["7", "True", "5040", "0", "unknown"]
 
 
+@pytest.mark.parametrize("door", ["fetch", "predict"])
+def test_the_installed_doors_to_new_prices_open(door: str, python: Path, tmp_path: Path) -> None:
+    told = output(python, "-m", f"forecast.{door}", "--help", cwd=tmp_path)
+    assert "data.symbols" in told
+    assert not list(tmp_path.iterdir()), "help leaves no folder"
+
+
 def test_the_installed_command_trains_and_reports(python: Path, tmp_path: Path) -> None:
     command = [python, "-m", "forecast.train"]
-    assert "data: files, index, simulated, sp500" in output(*command, "--help", cwd=tmp_path)
+    assert "data: files, index, simulated, sp500, yahoo" in output(
+        *command, "--help", cwd=tmp_path
+    )
     output(
         *command, "data=simulated", "data.n_symbols=5", "data.n_sessions=300", "ensemble=1",
         "horizons=[1]", "window.length=60", "window.warmup=25", "split.validation=40",

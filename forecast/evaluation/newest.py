@@ -22,6 +22,7 @@ from forecast.prices.exchanges import (
 from forecast.prices.frame import Prices, cut
 from forecast.run import Run
 
+REQUIRED = ("symbols", "start")  # keys of every source that are set below
 LONG_AGO = 252  # sessions after the run's data, about a year
 
 
@@ -40,8 +41,11 @@ def data_section(run: Run, typed: Mapping[str, Any]) -> dict[str, Any]:
         A key that the run's source does not have.
     """
     own = dict(run.config["data"])
-    section = dict(typed) if "_target_" in typed else own
-    if section is own:
+    section = own
+    if "_target_" in typed:  # another source, which has no use for what is null
+        section = {name: v for name, v in typed.items() if v is not None or name in REQUIRED}
+        section["start"] = section["start"] or own["start"]
+    else:
         source = run.data["source"]
         for name, value in typed.items():
             if value is not None and name not in own:
@@ -51,8 +55,6 @@ def data_section(run: Run, typed: Mapping[str, Any]) -> dict[str, Any]:
                 )
             if value is not None:
                 own[name] = value
-    elif section["start"] is None:
-        section["start"] = own["start"]
     section |= {name: own[name] for name in OF_THE_PANEL}
     if typed.get("symbols") is None:
         section["symbols"] = [entry["symbol"] for entry in run.data["symbols"]]
@@ -74,9 +76,10 @@ def newest_prices(run: Run, section: Mapping[str, Any]) -> tuple[Prices, Market]
     try:
         prices = cut(load_prices(section), starts=starts)
     except ForecastError as error:
-        bundled = run.data["source"] in ("sp500", "index", "simulated")
-        more = " For others than the run's own symbols choose data=yahoo or data=files."
-        raise ForecastError(f"{error}{more if bundled else ''}") from error
+        if section["_target_"].startswith("forecast.prices.bundled"):
+            more = "For other symbols than the run's own choose data=yahoo or data=files."
+            raise ForecastError(f"{error} {more}") from error
+        raise
     market = read_market(run.path / "market.parquet")
     newest = prices.frame["date"].max().to_datetime64().astype("datetime64[D]")
     if market.definition == "none" or newest <= market.date[-1:].max(initial=newest - newest):

@@ -11,8 +11,8 @@ import pandas as pd
 from forecast.config import ForecastError
 from forecast.prices.client import utc_now
 from forecast.prices.exchanges import exchange_sessions
+from forecast.prices.freshness import sessions_behind
 from forecast.prices.quality import inspect
-from forecast.prices.refresh import sessions_behind
 from forecast.prices.sound import sound
 from forecast.prices.store import Damaged, Store
 

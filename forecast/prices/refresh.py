@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 
 from forecast.prices.client import Answer, Client, Clock, Outcome, utc_now
-from forecast.prices.exchanges import DAY, calendar_of, final_at, following_sessions, last_final
-from forecast.prices.revisions import merged, rewritten
+from forecast.prices.exchanges import DAY, calendar_of, final_at
+from forecast.prices.freshness import sessions_behind, stamp
+from forecast.prices.revisions import continued, merged, rewritten
 from forecast.prices.store import Damaged, Manifest, Store, Stored
 
 OVERLAP = 10  # stored sessions that are asked for again
 ATTEMPTS = 3  # at one symbol when the network fails
 GIVE_UP = 6  # symbols in a row that cannot be reached end the batch
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between attempts: doubled each time, with jitter
-ENDED = 10  # sessions without a row after which a symbol that Yahoo answers for has ended
 
 
 Shown = Callable[[Iterator["Fetched"], int], Iterable["Fetched"]]
@@ -88,39 +88,6 @@ class Pace:
     jobs: int = 4
     timeout: float = 10.0
     patience: float = 60.0
-
-
-def sessions_missing(
-    manifest: Manifest, now: np.datetime64, end: np.datetime64 | None = None
-) -> np.ndarray:
-    """Final sessions of its exchange, up to `end`, after the last stored one; datetime64[D]."""
-    last = np.datetime64(manifest.last, "D")
-    newest = last_final(manifest.calendar, manifest.timezone, now)
-    if end is not None:
-        newest = min(newest, end)
-    if newest <= last:
-        return np.array([], "datetime64[D]")
-    later = following_sessions(manifest.calendar, last, int((newest - last).astype(int)))
-    return later[later <= newest]
-
-
-def sessions_behind(
-    manifest: Manifest, now: np.datetime64, end: np.datetime64 | None = None
-) -> int:
-    """Final sessions up to `end` that a stored symbol lacks, as far as Yahoo may have them.
-
-    A symbol that has `ended`, although Yahoo was asked about it since, lacks nothing.
-    """
-    missing = sessions_missing(manifest, now, end)
-    if len(missing) > ENDED:
-        checked = last_final(manifest.calendar, manifest.timezone, _time(manifest.checked))
-        missing = missing[missing > checked]
-    return len(missing)
-
-
-def ended(manifest: Manifest) -> bool:
-    """Whether a symbol had no session for long when Yahoo was last asked about it."""
-    return len(sessions_missing(manifest, _time(manifest.checked))) > ENDED
 
 
 def refresh(
@@ -206,7 +173,7 @@ class _Batch:
         self._pace, self._calendar, self._clock = pace, calendar, clock
         self._stop = threading.Event()
         self._why: Answer | None = None  # the answer that stopped the batch
-        self._lock = threading.Lock()
+        self._lock, self._gate = threading.Lock(), threading.Lock()
         self._unreachable = 0  # in a row
         self._deadline = time.monotonic() + pace.patience
 
@@ -226,8 +193,7 @@ class _Batch:
             try:
                 stored = self._store.read(symbol)
             except Damaged as error:
-                aside = self._store.set_aside(symbol)
-                note = f"{error} It was moved to {aside.name}"
+                note = f"{error} It is {self._store.set_aside(symbol).name} now"
                 stored = None
             now = self._clock()
             if stored is not None and (
@@ -269,9 +235,9 @@ class _Batch:
                 frame = self._final(answer)
                 change = rewritten(stored.frame, frame)
                 if change is None:
-                    new = frame[(frame["date"] > stored.frame["date"].iloc[-1]).to_numpy()]
-                    joined = pd.concat([stored.frame, new], ignore_index=True)
-                    return self._write(symbol, joined, answer, before, len(new))
+                    joined = continued(stored.frame, frame)
+                    added = len(joined) - len(stored.frame)
+                    return self._write(symbol, joined, answer, before, added)
         answer = self._ask(symbol, wanted)
         if answer.frame is None:  # what is stored stays, and is asked about again next time
             return self._failed(answer, before, _joined(note, change or ""))
@@ -282,15 +248,14 @@ class _Batch:
             return self._failed(answer, before, note)
         start = None if wanted is None else str(wanted)
         if stored is None or before is None:
-            return self._write(
-                symbol, frame, answer, _manifest(symbol, start), len(frame), note=note
-            )
+            first = _manifest(symbol, start)
+            return self._write(symbol, frame, answer, first, len(frame), changed=note or None)
         change = change or rewritten(stored.frame, frame)
         frame, kept = merged(stored.frame, frame)
         before = replace(before, start=start)
         if change is not None:
             still = f", {kept} sessions kept that Yahoo no longer sends" if kept else ""
-            change = f"{_stamp(self._clock())[:10]}: {change}; fetched whole{still}"
+            change = f"{stamp(self._clock())[:10]}: {change}; fetched whole{still}"
             before = replace(before, changes=(*before.changes, change))
         return self._write(
             symbol, frame, answer, before, len(frame) - len(stored.frame), changed=change
@@ -305,12 +270,11 @@ class _Batch:
         added: int,
         *,
         changed: str | None = None,
-        note: str = "",
     ) -> Fetched:
         now, listing = self._clock(), answer.listing
-        told = replace(before, checked=_stamp(now))
+        told = replace(before, checked=stamp(now))
         if added or changed:
-            told = replace(told, fetched=_stamp(now))
+            told = replace(told, fetched=stamp(now))
         if listing is not None:  # what it does not say now was said before
             said = {name: value for name, value in asdict(listing).items() if value is not None}
             told = replace(told, **said)
@@ -324,7 +288,7 @@ class _Batch:
         if behind:
             outcome = Outcome.PARTIAL
             cause = f"the newest {behind} sessions are missing: Yahoo ends on {manifest.last}"
-        result = _result(symbol, outcome, manifest, now, cause=_joined(note, cause))
+        result = _result(symbol, outcome, manifest, now, cause=cause)
         return replace(result, added=added, changed=changed)
 
     def _failed(self, answer: Answer, before: Manifest | None, note: str) -> Fetched:
@@ -342,20 +306,36 @@ class _Batch:
         return frame[:keep]
 
     def _ask(self, symbol: str, start: np.datetime64 | None) -> Answer:
-        """Ask, and again after a while where the service may only be busy."""
-        attempt = 0
-        while True:
-            answer = self._client.ask(symbol, start, self._clock().astype("datetime64[D]") + DAY)
-            attempt += 1
-            if answer.outcome not in (Outcome.RATE_LIMITED, Outcome.UNREACHABLE):
-                with self._lock:
-                    self._unreachable = 0
-                return answer
+        """Ask, and again after a while where the service may only be busy.
+
+        While one symbol waits for a refusal to end, no other is asked for.
+        """
+        with self._gate:
+            pass
+        answer = self._asked_once(symbol, start)
+        if answer.outcome is Outcome.RATE_LIMITED:
+            with self._gate:
+                return self._repeated(answer, symbol, start)
+        return self._repeated(answer, symbol, start)
+
+    def _asked_once(self, symbol: str, start: np.datetime64 | None) -> Answer:
+        if self._stop.is_set() and self._why is not None:
+            return replace(self._why, symbol=symbol)
+        return self._client.ask(symbol, start, self._clock().astype("datetime64[D]") + DAY)
+
+    def _repeated(self, answer: Answer, symbol: str, start: np.datetime64 | None) -> Answer:
+        attempt = 1
+        while answer.outcome in (Outcome.RATE_LIMITED, Outcome.UNREACHABLE):
             wait = min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
             late = time.monotonic() + wait > self._deadline
             tired = answer.outcome is Outcome.UNREACHABLE and attempt >= ATTEMPTS
             if late or tired or self._stop.wait(wait):
                 return self._given_up(answer)
+            answer = self._asked_once(symbol, start)
+            attempt += 1
+        with self._lock:
+            self._unreachable = 0
+        return answer
 
     def _given_up(self, answer: Answer) -> Answer:
         """The last answer; the batch ends with a refusal, or where nothing can be reached."""
@@ -424,11 +404,3 @@ def _day(date: pd.Timestamp) -> np.datetime64:
 
 def _joined(*sentences: str) -> str:
     return "; ".join(sentence for sentence in sentences if sentence)
-
-
-def _stamp(now: np.datetime64) -> str:
-    return f"{now.astype('datetime64[s]')}+00:00"
-
-
-def _time(stamp: str) -> np.datetime64:
-    return np.datetime64(stamp.removesuffix("+00:00"), "s")

@@ -15,7 +15,8 @@ PRICED = ("open", "high", "low", "close", "dividend", "capital_gain")  # per sha
 def rewritten(stored: pd.DataFrame, frame: pd.DataFrame) -> str | None:
     """What of the stored rows came back otherwise, or a split that moves them; None for nothing.
 
-    Only of the dates that both cover.
+    Only of the dates that both cover. The volume of the newest stored session is no matter: it is
+    completed overnight.
     """
     date = frame["date"].to_numpy()
     new = date > stored["date"].to_numpy()[-1]
@@ -36,12 +37,24 @@ def rewritten(stored: pd.DataFrame, frame: pd.DataFrame) -> str | None:
     for name in VALUES:
         was, now = both[name].to_numpy(), both[f"{name}_now"].to_numpy()
         same = np.isclose(was, now, rtol=RELATIVE, atol=0.0, equal_nan=True)
+        if name == "volume":
+            same |= (both["date"] == stored["date"].iloc[-1]).to_numpy()
         if not same.all():
             at = int(np.argmin(same))
             return (
                 f"{name} of {both['date'].iloc[at]:%Y-%m-%d} from {was[at]:.10g} to {now[at]:.10g}"
             )
     return None
+
+
+def continued(stored: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Stored rows and what has come since, where nothing was `rewritten`."""
+    last = stored["date"].iloc[-1]
+    joined = pd.concat([stored, frame[(frame["date"] > last).to_numpy()]], ignore_index=True)
+    again = frame.loc[(frame["date"] == last).to_numpy(), "volume"]
+    if len(again):
+        joined.loc[len(stored) - 1, "volume"] = again.iloc[0]
+    return joined
 
 
 def merged(stored: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -11,8 +11,6 @@ import datetime
 import hashlib
 import json
 import os
-import re
-import urllib.parse
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +24,7 @@ import pyarrow.parquet as pq
 
 from forecast.config import ForecastError
 from forecast.prices.frame import _blocks
+from forecast.prices.names import SUFFIX, file_name, symbol_of
 
 NUMBERS = ("open", "high", "low", "close", "volume", "dividend", "split", "capital_gain")
 COLUMNS = ("date", *NUMBERS)
@@ -34,14 +33,6 @@ DATE, NUMBER = pa.field("date", pa.timestamp("ms"), nullable=False), pa.float64(
 SCHEMA = pa.schema([DATE, *(pa.field(name, NUMBER) for name in NUMBERS)])
 ENCODINGS = {"date": "DELTA_BINARY_PACKED", **dict.fromkeys(NUMBERS, "BYTE_STREAM_SPLIT")}
 MANIFEST, CHECKSUM = b"forecast", b"forecast.crc32"
-SUFFIX = ".parquet"
-# File systems take names of 255 bytes, and a damaged file gets a longer one.
-LONGEST = 255 - len(".damaged-20261127T120000Z-999999")
-# Bytes that a name cannot hold, dots that hide a file or get lost, and the first letter of what
-# Windows takes for a device, whatever follows a dot.
-HARMFUL = re.compile(
-    rb"[^A-Z0-9.-]|\A\.|\.\Z|\A(?=(?:CON|PRN|AUX|NUL|COM[1-9]|LPT[1-9])(?:\.|\Z))."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,41 +284,6 @@ class Store:
             f"{self.folder} cannot be written to ({error.strerror or error}). Make room or set its "
             "permissions, or put the store elsewhere: FORECAST_HOME=<folder>."
         )
-
-
-def file_name(symbol: str) -> str:
-    """The file of a symbol: a name that every file system takes and keeps apart from all others.
-
-    Bytes other than A-Z, 0-9, hyphens and inner dots are percent-encoded. Small letters are among
-    them, so that no two names differ by case alone, and so is the first letter of a device's name.
-
-    Raises
-    ------
-    ForecastError
-        An empty symbol, or one too long for a file name.
-    """
-    if not symbol:
-        raise ForecastError("an empty symbol has no prices. Name one, such as AAPL.")
-    encoded = symbol.encode("utf-8", "surrogatepass")
-    name = HARMFUL.sub(lambda match: b"%%%02X" % match[0][0], encoded).decode() + SUFFIX
-    if len(name) > LONGEST:
-        raise ForecastError(
-            f"symbol {symbol[:20]!r}... is too long: its file name would take {len(name)} bytes of "
-            f"{LONGEST}. Correct the symbol."
-        )
-    return name
-
-
-def symbol_of(name: str) -> str:
-    """The symbol of a file name; ForecastError where `file_name` gives no such name."""
-    try:
-        stem = urllib.parse.unquote_to_bytes(name.removesuffix(SUFFIX))
-        symbol = stem.decode("utf-8", "surrogatepass")
-        if file_name(symbol) == name:
-            return symbol
-    except (UnicodeError, ForecastError):
-        pass
-    raise ForecastError(f"{name!r} is not the name of a file of prices, such as AAPL{SUFFIX}.")
 
 
 def _malformed(frame: pd.DataFrame) -> str | None:

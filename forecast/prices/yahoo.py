@@ -16,7 +16,8 @@ from forecast.prices.covariates import load_covariates
 from forecast.prices.exchanges import read_calendar
 from forecast.prices.findings import Finding
 from forecast.prices.frame import Prices, checked, total_return
-from forecast.prices.refresh import Fetched, Pace, ended, refresh, sessions_behind
+from forecast.prices.freshness import ended, sessions_behind
+from forecast.prices.refresh import Fetched, Pace, refresh
 from forecast.prices.sound import is_sound, sound
 from forecast.prices.store import Damaged, Store, Stored
 

@@ -256,7 +256,7 @@ def test_what_is_stored_of_a_market_stays_when_old_prices_are_rewritten(
     random_prices: PricesOf, cut: Callable[..., Prices], seed: int
 ) -> None:
     """A vendor's correction, or the rounding after a split, moves no feature of the run."""
-    prices = random_prices(seed, symbols=7)
+    prices = random_prices(seed, symbols=7, staggered=False, halts=0)
     last = np.unique(prices.frame["date"].to_numpy())[50]
     stored = make_market(cut(prices, last), "equal_weight", half_life=20.0)
     rng = np.random.default_rng(seed)

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 import forecast.prices.store as module
 from forecast.config import ForecastError
-from forecast.prices.store import COLUMNS, Damaged, Manifest, Store, file_name, symbol_of
+from forecast.prices.names import file_name, symbol_of
+from forecast.prices.store import COLUMNS, Damaged, Manifest, Store
 
 DAY = np.timedelta64(1, "D")
 APPENDS = 12
