@@ -216,8 +216,8 @@ def _walked(
 
     name = run_name("backtest", config, data=prices.sha256, device=device, own=own)
     run = Run(Path(settings.outputs) / name)
-    for symbol, reason in prices.left_out:
-        print(f"{symbol} is left out: {reason}")
+    for line in prices.omitted:
+        print(line)
     work = partial(
         _walk_forward,
         run,

@@ -82,16 +82,22 @@ def fetch(cfg: DictConfig | Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
 def _fetched(data: Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
     import pandas as pd
 
+    from forecast.prices.frame import some
     from forecast.prices.store import Store
     from forecast.prices.yahoo import Wanted, told
 
     results = Wanted.read(**data).fetched(Store())
+    alike: dict[str, list[str]] = {}  # in many symbols only what went wrong is told, once a cause
     for result in results:
         said = told(result) if result.cause else str(result.outcome)
         said = f"{result.changed}. {said}" if result.changed else said
         kept = f"{result.rows:,} rows to {result.last}, {result.added:,} new; " * bool(result.rows)
-        if len(results) <= EACH or result.outcome != "ok" or result.changed:
+        if len(results) <= EACH:
             print(f"{result.symbol}: {kept}{said}")
+        elif result.outcome != "ok" or result.changed:
+            alike.setdefault(said, []).append(result.symbol)
+    for said, symbols in alike.items():
+        print(f"{some(symbols)}: {said}")
     good, asked = sum(r.fresh for r in results), sum(r.asked for r in results)
     print(f"{good} of {len(results)} symbols are fresh; Yahoo was asked about {asked}")
     return pd.DataFrame([vars(r) for r in results]), _status(good, len(results))

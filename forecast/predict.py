@@ -75,8 +75,8 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     require_own(source.config, source.name, settings.allow, option="allow")
     section = data_section(source, typed)
     prices, market = newest_prices(source, section)
-    for symbol, reason in prices.left_out:
-        print(f"{symbol} is left out: {reason}")
+    for line in prices.omitted:
+        print(line)
     cell = settings.network or next(iter(source.metrics.get("fits", {})), None)
     name = cell or source.config["model"]["cell"]
     named = {"run": source.name, "network": name, "data": section}

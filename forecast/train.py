@@ -62,8 +62,8 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     prices = load_prices(config["data"])
     name = run_name(config["model"]["cell"], config, data=prices.sha256, device=device, own=own)
     run = Run(Path(settings.outputs) / name, allow=[config["head"]["name"]])
-    for symbol, reason in prices.left_out:
-        print(f"{symbol} is left out: {reason}")
+    for line in prices.omitted:
+        print(line)
     with run.lock(), torch_threads(settings.threads):
         if settings.force:
             run.clear()

@@ -19,7 +19,7 @@ from forecast.prices.exchanges import (
     last_final,
     opens_at,
 )
-from forecast.prices.frame import Prices, cut
+from forecast.prices.frame import Prices, cut, some
 from forecast.run import Run
 
 REQUIRED = ("symbols", "start")  # keys of every source that are set below
@@ -99,7 +99,7 @@ def newest_prices(run: Run, section: Mapping[str, Any]) -> tuple[Prices, Market]
         if not _missing(market, newest):
             return prices, market
     what = f"the mean return of its {len(defining)} symbols" if equal else market.definition
-    where = f"{_some(lacking)} cannot be had" if lacking else "they end there"
+    where = f"{some(lacking)} cannot be had" if lacking else "they end there"
     raise ForecastError(
         f"the market of {run.name} is {what}, known to {market.date[-1]}, but prices go on to "
         f"{newest}: {where}. Fetch them (python -m forecast.fetch "
@@ -191,7 +191,7 @@ def cautions(
     known = {entry["symbol"] for entry in facts["symbols"]}
     strangers = [name for name in names if name not in known]
     if strangers:
-        told.append(f"symbols that the run never saw: {_some(strangers)}")
+        told.append(f"symbols that the run never saw: {some(strangers)}")
     other = {calendars[name] for name in names} - {None, *facts.get("calendars", ())}
     if other:
         told.append(
@@ -219,10 +219,6 @@ def _old(
         if count := int((later <= newest).sum()):
             ends.setdefault((day, count), []).append(name)
     return [
-        f"the newest close of {_some(which)} is of {day}, {count:,} session{'s' * (count > 1)} ago"
+        f"the newest close of {some(which)} is of {day}, {count:,} session{'s' * (count > 1)} ago"
         for (day, count), which in sorted(ends.items())
     ]
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -8,7 +8,7 @@ return nobody traded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -86,6 +86,17 @@ class Prices:
     findings: tuple[Finding, ...] = ()
     truth: Truth | None = None
 
+    @property
+    def omitted(self) -> list[str]:
+        """A line for each reason why symbols are left out."""
+        reasons: dict[str, list[str]] = {}
+        for symbol, reason in self.left_out:
+            reasons.setdefault(reason, []).append(symbol)
+        return [
+            f"{some(names)} {'is' if len(names) == 1 else 'are'} left out: {reason}"
+            for reason, names in reasons.items()
+        ]
+
     @cached_property
     def sha256(self) -> str:
         """Hash of every value read: symbols, dates, each column's numbers, each covariate."""
@@ -97,6 +108,11 @@ class Prices:
                 for block in _blocks(frame[name]):
                     digest.update(block)
         return digest.hexdigest()
+
+
+def some(names: Sequence[str]) -> str:
+    """A few of some names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _blocks(column: pd.Series, size: int = 1 << 20) -> Iterable[bytes]:

@@ -15,7 +15,7 @@ from forecast.prices.client import Outcome, utc_now
 from forecast.prices.covariates import load_covariates
 from forecast.prices.exchanges import read_calendar
 from forecast.prices.findings import Finding
-from forecast.prices.frame import Prices, checked, total_return
+from forecast.prices.frame import Prices, checked, some, total_return
 from forecast.prices.freshness import ended, sessions_behind
 from forecast.prices.refresh import Fetched, Pace, refresh
 from forecast.prices.sound import is_sound, sound
@@ -161,8 +161,8 @@ def yahoo(
         if result is not None and result.changed is not None:
             warnings.append(f"{name}: {result.changed}")
     if not parts:
-        some = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
-        raise ForecastError(f"data=yahoo: no prices of {len(names)} symbols: {some}")
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
+        raise ForecastError(f"data=yahoo: no prices of {len(names)} symbols: {reasons}")
     _refuse_old(listed, behind, max_age, offline)
     frame = _joined(parts, list(listed), calendar, listed)
     joined, notes = load_covariates(covariates, frame)
@@ -246,7 +246,7 @@ def _ages(listed: Mapping[str, Stored], behind: Mapping[str, int]) -> list[str]:
         if count:
             ends.setdefault((listed[name].manifest.last, count), []).append(name)
     warnings = [
-        f"prices are old: {_some(names)} end on {last}, {count} session{'s' * (count > 1)} behind"
+        f"prices are old: {some(names)} end on {last}, {count} session{'s' * (count > 1)} behind"
         for (last, count), names in sorted(ends.items())
     ]
     gone = [
@@ -255,7 +255,7 @@ def _ages(listed: Mapping[str, Stored], behind: Mapping[str, int]) -> list[str]:
         if ended(stored.manifest)
     ]
     if gone:
-        warnings.append(f"ended, halted or renamed: {_some(gone)}")
+        warnings.append(f"ended, halted or renamed: {some(gone)}")
     return warnings
 
 
@@ -269,10 +269,6 @@ def _refuse_old(
         worst = max(old, key=lambda name: behind[name])
         remedy = "Fetch without data.offline=true" if offline else "Repeat the command later"
         raise ForecastError(
-            f"{_some(old)}: prices end on {listed[worst].manifest.last}, {behind[worst]} sessions "
+            f"{some(old)}: prices end on {listed[worst].manifest.last}, {behind[worst]} sessions "
             f"behind, more than data.max_age={max_age}. {remedy}, or raise data.max_age."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

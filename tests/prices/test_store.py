@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 import forecast.prices.store as module
 from forecast.config import ForecastError
-from forecast.prices.names import file_name, symbol_of
+from forecast.prices.names import LONGEST, file_name, symbol_of
 from forecast.prices.store import COLUMNS, Damaged, Manifest, Store
 
 DAY = np.timedelta64(1, "D")
@@ -308,7 +308,7 @@ def test_an_empty_or_overlong_symbol_is_refused(store: Store, refused: Callable[
         store.read("")
     with refused("too long", "aaaa"):
         store.read("a" * 100)
-    longest = "A" * (module.LONGEST - len(".parquet"))
+    longest = "A" * (LONGEST - len(".parquet"))
     with refused("too long"):
         store.read(longest + "A")
     store.write(longest, OLD, manifest(longest))
