@@ -308,6 +308,7 @@ def _given(config: dict[str, Any], settings: Backtest) -> Stage:
     from forecast.evaluation.published import publish_given
     from forecast.evaluation.scores import table
     from forecast.forecasts import names
+    from forecast.models.prediction import BESIDE
 
     given = settings.forecasts
     facts: dict[str, Any] = {}
@@ -317,6 +318,8 @@ def _given(config: dict[str, Any], settings: Backtest) -> Stage:
         path, facts = _live(config, settings)
         paths, wanted = [path], (LIVE,)
     asked = {key: config[key] for key in SCORING}
+    if settings.live:  # the one that is recorded
+        asked["significance"] = {**asked["significance"], "benchmark": BESIDE}
     sha256 = _sha256("forecasts", paths)
     run = Run(Path(settings.outputs) / run_name("backtest", asked, data=sha256, device=""))
     found = {part for path in paths for part in names(path, "part")}

@@ -23,7 +23,7 @@ GROUPS = ("data", "features", "model", "head", "trainer", "logger")
 TRADING = ("strategy", "costs")  # groups of commands that trade
 SHARED = ("forecaster", "trading")  # no commands of their own: what several begin with
 COMMANDS = sorted(f.stem for f in config_dir().glob("*.yaml") if f.stem not in SHARED)
-UNTRAINED = ("fetch", "predict")  # commands that train nothing: of the groups they have `data` alone
+UNTRAINED = ("fetch", "predict")  # of the groups these commands have `data` alone
 CHOICES = {
     group: sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
     for group in (*GROUPS, *TRADING, "experiment")

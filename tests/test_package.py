@@ -98,9 +98,7 @@ def test_the_installed_doors_to_new_prices_open(door: str, python: Path, tmp_pat
 
 def test_the_installed_command_trains_and_reports(python: Path, tmp_path: Path) -> None:
     command = [python, "-m", "forecast.train"]
-    assert "data: files, index, simulated, sp500, yahoo" in output(
-        *command, "--help", cwd=tmp_path
-    )
+    assert "data: files, index, simulated, sp500, yahoo" in output(*command, "--help", cwd=tmp_path)
     output(
         *command, "data=simulated", "data.n_symbols=5", "data.n_sessions=300", "ensemble=1",
         "horizons=[1]", "window.length=60", "window.warmup=25", "split.validation=40",

@@ -197,6 +197,7 @@ def score_record(
             if len(own):
                 pieces.append(_with_scores(own, records[number][1]["head"]))
     whole = pd.concat(pieces).sort_values(_KEY, ignore_index=True)
+    _require_common(whole)
     path = folder / "scored" / f"{run or 'all'}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     with ForecastWriter(path) as writer:
@@ -218,14 +219,27 @@ def score_record(
     )
 
 
+def _require_common(whole: pd.DataFrame) -> None:
+    """Refuse runs that forecast nothing in common: no test could compare them."""
+    networks = [name for name in whole["model"].unique() if name != BESIDE]
+    for horizon, rows in whole.groupby("horizon"):
+        models = rows[rows["model"] != BESIDE]
+        stated = models.groupby(["symbol", "origin"])["model"].nunique()
+        if not (stated == models["model"].nunique()).any():
+            raise ForecastError(
+                f"the runs {', '.join(networks)} have no forecast of {horizon} sessions in common. "
+                f"Score one at a time: forecasts=live:{networks[0]}."
+            )
+
+
 def _read(folder: Path, run: str | None) -> Iterable[tuple[pd.DataFrame, dict[str, Any]]]:
     """The files of a record and what each is made of; networks are named by their run."""
     found = 0
     for path in sorted(folder.glob("*.parquet")):
         with open_parquet(path) as file:
-            if [f.name for f in file.schema_arrow] != LIVE_SCHEMA.names:
+            origin = json.loads((file.schema_arrow.metadata or {}).get(_META, b"{}"))
+            if [f.name for f in file.schema_arrow] != LIVE_SCHEMA.names or not origin:
                 raise ForecastError(f"{path}: no live record. Move it out of {folder}.")
-            origin = json.loads((file.schema_arrow.metadata or {})[_META])
             frame = file.read().to_pandas()
         if run is not None and not frame["run"].iloc[0].startswith(run):
             continue
@@ -247,8 +261,8 @@ def _with_outcomes(rows: pd.DataFrame, prices: Prices, *, max_gap: int) -> tuple
     place = {symbol: s for s, symbol in enumerate(panel.symbols)}
     calendars = prices.frame.get("calendar")
     pieces, late = [], 0
-    for symbol, own in rows.groupby("symbol", sort=True):
-        s = place.get(str(symbol))
+    for _, own in rows.groupby(["symbol", "delay"], sort=True):
+        s = place.get(str(own["symbol"].iloc[0]))
         if s is None:  # its prices are gone, so nothing becomes known
             pieces.append(own)
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import make_fold, ranges, walk_forward
 from forecast.dataset.panel import make_panel
 from forecast.dataset.task import Task
+from forecast.prices.examine import examine
+from forecast.prices.findings import Finding
 from forecast.prices.frame import Prices
 
 TASK = Task(horizons=(1, 3), length=20, warmup=5, batch=4)
@@ -98,3 +102,59 @@ def test_a_fold_without_a_row_is_named(prices_of: Callable[..., Prices]) -> None
     with pytest.raises(ForecastError, match=r"^fold 4 .*: no symbol has a test row") as error:
         data_facts(panel, prices, folds, TASK)
     assert "\n" not in str(error.value)
+
+
+def facts_of(prices: Prices) -> dict[str, Any]:
+    panel = make_panel(prices, RETURNS, market=None)
+    return data_facts(panel, prices, [make_fold(panel.dates, validation=30, test=0.2)], TASK)
+
+
+def walk(seed: int) -> np.ndarray:
+    """Prices that move by about 1 % a session."""
+    return 50 * np.exp(np.cumsum(np.random.default_rng(seed).normal(0, 0.01, 200)))
+
+
+def test_quality_names_the_symbol_and_the_session_of_a_wrong_price(
+    prices_of: Callable[..., Prices],
+) -> None:
+    wrong = walk(1)
+    wrong[120] *= 3
+    prices = prices_of({"GOOD": walk(0), "WRONG": wrong})
+    facts = facts_of(prices)
+    dates = prices.frame["date"][prices.frame["symbol"] == "WRONG"].to_numpy()
+    (spike,) = (found for found in facts["quality"] if found["detector"] == "spike")
+    assert spike["symbol"] == "WRONG" and spike["severity"] == "severe"
+    assert spike["count"] == 1 and list(spike["dates"]) == [str(dates[120])[:10]]
+    assert not [f for f in facts["quality"] if f["symbol"] == "GOOD"]
+
+
+def test_quality_begins_with_what_the_source_left_out_or_emptied(
+    prices_of: Callable[..., Prices],
+) -> None:
+    """Detectors see only what is left: what went before is the source's to tell."""
+    told = Finding(
+        symbol="A", detector="close", severity="warn", sentence="1 row without a close, left out.",
+        count=1, dates=("2020-02-03",),
+    )  # fmt: skip
+    wrong = walk(2)
+    wrong[50] *= 4
+    prices = replace(prices_of({"A": wrong}), findings=(told,))
+    seen = examine(prices)
+    assert seen, "a price of four times the others is seen"
+    assert facts_of(prices)["quality"] == [asdict(found) for found in (told, *seen)]
+
+
+def test_sound_prices_have_an_empty_list_of_quality(prices_of: Callable[..., Prices]) -> None:
+    assert facts_of(prices_of({"A": walk(3), "B": walk(4)}))["quality"] == []
+
+
+def test_quality_is_told_and_changes_neither_rows_nor_folds(
+    prices_of: Callable[..., Prices],
+) -> None:
+    finding = Finding(
+        symbol="A", detector="close", severity="severe", sentence="-", count=9, dates=()
+    )
+    prices = prices_of({"A": walk(5)})
+    plain, told = facts_of(prices), facts_of(replace(prices, findings=(finding,)))
+    assert len(told.pop("quality")) == 1 + len(plain.pop("quality"))
+    assert told == plain

@@ -165,6 +165,51 @@ def test_the_hash_sees_every_column(column: str) -> None:
     assert other.sha256 != prices.sha256
 
 
+# Total returns
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 9999), n_symbols=st.integers(1, 4), n_sessions=st.integers(1, 25))
+def test_total_return_closes_grow_by_each_sessions_own_dividend_and_split(
+    seed: int, n_symbols: int, n_sessions: int
+) -> None:
+    """Beside a plain loop over the sessions of each symbol."""
+    rows = checked(acting(seed, n_symbols, n_sessions), where="test")
+    unknown = np.random.default_rng(seed).random((2, len(rows))) < 0.2
+    rows["dividend"] = rows["dividend"].mask(unknown[0])  # not given: none
+    rows["split"] = rows["split"].mask(unknown[1])
+    result = total_return(rows)
+    np.testing.assert_array_equal(result["raw_close"], rows["close"])
+    for symbol, one in rows.groupby("symbol", observed=True):
+        price, expected = 0.0, []
+        for n, row in enumerate(one.fillna({"dividend": 0.0, "split": 0.0}).itertuples()):
+            before = one["close"].iloc[n - 1]
+            paid = (row.split or 1.0) * (row.close + row.dividend)
+            price = row.close if n == 0 else price * paid / before
+            expected.append(price)
+        mine = result["close"][result["symbol"] == symbol]
+        np.testing.assert_allclose(mine, expected, rtol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 9999), kept=st.integers(0, 3), known=st.integers(1, 12))
+def test_total_returns_depend_on_no_other_symbol_and_no_later_session(
+    seed: int, kept: int, known: int
+) -> None:
+    rows = checked(acting(seed, 4, 12), where="test")
+    part = rows[(rows["symbol"] == f"S{kept}").to_numpy()].head(known).reset_index(drop=True)
+    whole = total_return(rows)
+    whole = whole[(whole["symbol"] == f"S{kept}").to_numpy()].head(known)
+    np.testing.assert_array_equal(total_return(part)["close"], whole["close"])
+
+
+def test_without_actions_a_total_return_close_is_the_close() -> None:
+    rows = checked(raw(2, 6), where="test")
+    result = total_return(rows)
+    np.testing.assert_array_equal(result["close"], rows["close"])
+    np.testing.assert_array_equal(result["raw_close"], rows["close"])
+
+
 # Prices cut to some symbols and later starts
 
 

@@ -23,7 +23,6 @@ from forecast.prices.store import Store
 
 SESSIONS = 400
 FRIDAY, MONDAY, TUESDAY = "2024-06-28", "2024-07-01", "2024-07-02"
-FAILURES = (Outcome.RATE_LIMITED, Outcome.UNREACHABLE, Outcome.BAD_PAYLOAD)
 Evening = Callable[..., list[Fetched]]
 
 
@@ -373,6 +372,17 @@ def test_kept_rows_follow_a_split(
     assert np.allclose(kept(store)["close"], wanted["close"], rtol=1e-4)
 
 
+def test_a_volume_that_was_completed_overnight_is_taken_over(
+    evening: Evening, yahoo: Any, store: Store
+) -> None:
+    evening(date=FRIDAY)
+    yahoo.series["AAA"].volume[yahoo.series["AAA"].dates == np.datetime64(FRIDAY)] += 1000
+    yahoo.seen.clear()
+    (result,) = evening(date=MONDAY)
+    assert yahoo.asked("AAA") == 1 and result.changed is None and changes(store) == ()
+    assert_frame_equal(kept(store), truth(yahoo))
+
+
 # Failures
 
 
@@ -381,7 +391,7 @@ def test_a_service_that_recovers_costs_nothing(
     evening: Evening, yahoo: Any, loopback: Any, store: Store, name: str
 ) -> None:
     """It fails more often than yfinance itself tries."""
-    yahoo.faults["AAA"] = loopback.first(3, getattr(loopback, name))
+    yahoo.faults["AAA"] = loopback.first(2 if name == "page" else 3, getattr(loopback, name))
     (result,) = evening()
     assert result.outcome is Outcome.OK and result.fresh, result.cause
     assert_frame_equal(kept(store), truth(yahoo))
@@ -534,9 +544,10 @@ def test_a_damaged_file_is_named_moved_aside_and_fetched_afresh(
     path_of_bbb = store.path("BBB").read_bytes()
     yahoo.seen.clear()
     damaged, _ = evening(["AAA", "BBB"], MONDAY)
-    assert damaged.fresh and str(path) in damaged.cause and "damaged" in damaged.cause
+    said = f"{damaged.cause} {damaged.changed}"
+    assert damaged.fresh and str(path) in said and "damaged" in said
     (aside,) = [file for file in path.parent.iterdir() if ".damaged-" in file.name]
-    assert aside.name in damaged.cause and aside.read_bytes() == content
+    assert aside.name in said and aside.read_bytes() == content
     assert_frame_equal(kept(store), truth(yahoo))
     assert store.path("BBB").read_bytes() != path_of_bbb and store.symbols() == ["AAA", "BBB"]
 
@@ -548,7 +559,7 @@ def test_a_damaged_file_is_noticed_although_the_symbol_may_be_complete(
     evening()
     store.path("AAA").write_bytes(content)
     (result,) = evening()
-    assert result.fresh and result.asked and "damaged" in result.cause
+    assert result.fresh and result.asked and "damaged" in f"{result.cause} {result.changed}"
     assert_frame_equal(kept(store), truth(yahoo))
 
 
