@@ -79,7 +79,7 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     Parameters
     ----------
     name : str
-        Primary configuration: `train`, `backtest` or `audit`.
+        Primary configuration: `train`, `backtest`, `audit`, `fetch` or `predict`.
     overrides : sequence of str
         As typed on the command line: `["model=gru", "ensemble=1"]`.
 

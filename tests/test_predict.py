@@ -317,7 +317,7 @@ def test_what_is_predicted_once_the_exchange_has_opened_is_no_evidence(
 
 
 @pytest.mark.usefixtures("no_report")
-@pytest.mark.parametrize("override", ["record=false", "data.end=2024-04-30"])
+@pytest.mark.parametrize("override", ["record=false", "data.end=2024-04-30", "data.end=2024-05-13"])
 def test_nothing_is_recorded_that_was_not_asked_for_or_is_past(
     world: World, predicted: Predict, tmp_path: Path, override: str
 ) -> None:
@@ -353,7 +353,9 @@ def walk(world: World, evenings: Any, run: Run) -> Run:
         "backtest.models=[lstm,gru]", "backtest.baselines=[ewma_normal]", "backtest.jobs=1",
         "significance.benchmark=ewma_normal", "significance.repetitions=100",
     ]  # fmt: skip
-    return backtest(compose("backtest", overrides))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("forecast.report.page.write_report", lambda run: run.path)
+        return backtest(compose("backtest", overrides))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -446,6 +448,26 @@ def test_an_option_that_the_runs_prices_do_not_have_is_refused(
     assert "data=sp500" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_the_same_prices_from_a_file_give_the_same_forecast(
+    world: World, evenings: Any, run: Run, predicted: Predict, tmp_path: Path
+) -> None:
+    """Another source is a warning, and no other forecast."""
+    world.evening(352)
+    files = []
+    for symbol in evenings.SYMBOLS:
+        known = world.frames[symbol][world.frames[symbol]["date"] <= "2024-05-28"]
+        files.append(known.assign(symbol=symbol).drop(columns=["split", "capital_gain"]))
+    path = tmp_path / "prices.csv"
+    pd.concat(files).to_csv(path, index=False)
+    options = ["data=files", f"data.path={path}", "data.adjusted=false", "data.calendar=XNYS"]
+    prediction = predicted(*options)
+    assert "the run was trained on data=yahoo, not on data=files" in told(prediction)["warnings"]
+    mine = evenings.rows(prediction.path / "forecasts.parquet")
+    theirs = evenings.rows(predicted().path / "forecasts.parquet")
+    pd.testing.assert_frame_equal(mine, theirs, rtol=1e-5)
+
+
 # ------------------------------------------------------------------ what can be wrong
 
 
@@ -459,6 +481,7 @@ def test_an_option_that_the_runs_prices_do_not_have_is_refused(
         (["data.end=tomorrow"], ["tomorrow"]),
         (["data.end=2022-01-01"], ["2022-01-01"]),
         (["threads=0"], ["threads=0"]),
+        (["threads=-1"], ["threads=-1"]),
         (["record=perhaps"], ["record", "perhaps"]),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else None,

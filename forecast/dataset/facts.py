@@ -65,7 +65,10 @@ def data_facts(panel: Panel, prices: Prices, folds: Sequence[Fold], task: Task) 
         },
         "symbols": [asdict(symbol) for symbol in panel.facts],
         "left_out": [{"symbol": s, "reason": r} for s, r in prices.left_out] + short,
-        "quality": [asdict(finding) for finding in (*prices.findings, *examine(prices))],
+        "quality": [
+            {**asdict(found), "dates": list(found.dates)}
+            for found in (*prices.findings, *examine(prices))
+        ],
         "warnings": [*prices.warnings, *panel.warnings],
     }
 

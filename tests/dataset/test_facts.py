@@ -124,7 +124,7 @@ def test_quality_names_the_symbol_and_the_session_of_a_wrong_price(
     dates = prices.frame["date"][prices.frame["symbol"] == "WRONG"].to_numpy()
     (spike,) = (found for found in facts["quality"] if found["detector"] == "spike")
     assert spike["symbol"] == "WRONG" and spike["severity"] == "severe"
-    assert spike["count"] == 1 and list(spike["dates"]) == [str(dates[120])[:10]]
+    assert spike["count"] == 1 and spike["dates"] == [str(dates[120])[:10]]
     assert not [f for f in facts["quality"] if f["symbol"] == "GOOD"]
 
 
@@ -141,7 +141,9 @@ def test_quality_begins_with_what_the_source_left_out_or_emptied(
     prices = replace(prices_of({"A": wrong}), findings=(told,))
     seen = examine(prices)
     assert seen, "a price of four times the others is seen"
-    assert facts_of(prices)["quality"] == [asdict(found) for found in (told, *seen)]
+    quality = facts_of(prices)["quality"]
+    assert json.loads(json.dumps(quality)) == quality, "primitives, as data.json gives them back"
+    assert quality == json.loads(json.dumps([asdict(found) for found in (told, *seen)]))
 
 
 def test_sound_prices_have_an_empty_list_of_quality(prices_of: Callable[..., Prices]) -> None:

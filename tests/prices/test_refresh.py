@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -249,6 +251,22 @@ def test_a_bar_seen_unfinished_leaves_no_trace(evening: Evening, yahoo: Any, sto
     assert_frame_equal(kept(store), truth(yahoo))
 
 
+def test_a_bar_that_was_asked_for_before_it_was_final_is_not_stored(
+    yahoo: Any, store: Store
+) -> None:
+    """The answer takes so long that the bar has become final by the time it arrives."""
+    yahoo.today = FRIDAY
+    refresh(
+        store,
+        ["AAA"],
+        start=None,
+        pace=Pace(),
+        clock=lambda: np.datetime64(f"{FRIDAY}T20:{'30' if yahoo.asked('AAA') else '29'}:30", "s"),
+        session=yahoo.fresh_session(),
+    )
+    assert_frame_equal(kept(store), truth(yahoo, date="2024-06-27"))
+
+
 def test_a_symbol_whose_first_session_is_not_over_has_no_prices_yet(
     evening: Evening, yahoo: Any, loopback: Any, store: Store
 ) -> None:
@@ -451,6 +469,44 @@ def test_a_refusal_is_waited_for_as_long_as_there_is_patience(
     yahoo.seen.clear()
     evening(patience=0.2)
     assert yahoo.asked("AAA") > hasty
+
+
+def test_a_refusal_in_the_middle_of_a_batch_is_waited_for(
+    evening: Evening, yahoo: Any, loopback: Any
+) -> None:
+    """Nobody else is asked for while the service refuses, which it does ten times."""
+    symbols = [f"S{n:02}" for n in range(30)]
+    yahoo.series |= dict.fromkeys(symbols, yahoo.series["AAA"])
+    number = itertools.count()
+    refused: set[str] = set()
+
+    def busy(request: Any) -> Any:
+        if not 12 <= next(number) < 22:
+            return request.honest()
+        refused.add(request.symbol)
+        return loopback.rate_limited(request)
+
+    yahoo.faults |= dict.fromkeys(symbols, busy)
+    results = evening(symbols)
+    assert [result.outcome for result in results] == [Outcome.OK] * 30
+    assert 1 <= len(refused) <= 4, "those that were under way"
+
+
+def test_patience_is_spent_by_waiting_and_not_by_work(
+    evening: Evening, yahoo: Any, loopback: Any
+) -> None:
+    """However long a batch takes, one refusal at its end is waited for."""
+
+    def slow(request: Any) -> Any:
+        time.sleep(0.15)
+        return request.honest()
+
+    symbols = [f"S{n}" for n in range(6)]
+    yahoo.series |= dict.fromkeys(symbols, yahoo.series["AAA"])
+    yahoo.faults |= dict.fromkeys(symbols, slow)
+    yahoo.faults["S5"] = loopback.first(3, loopback.rate_limited)
+    results = evening(symbols, jobs=1, patience=0.5)
+    assert [result.outcome for result in results] == [Outcome.OK] * 6
 
 
 def test_an_unreachable_service_is_given_up_soon(
@@ -711,7 +767,7 @@ print(sum(result.asked for result in results))
 def test_two_processes_that_refresh_one_store_ask_once_for_each_symbol(
     yahoo: Any, store: Store
 ) -> None:
-    symbols = [f"S{n:02}" for n in range(20)]
+    symbols = [f"S{n:02}" for n in range(12)]
     yahoo.series |= dict.fromkeys(symbols, yahoo.series["AAA"])
     yahoo.today = FRIDAY
     environment = yahoo.environment() | {"FORECAST_HOME": str(store.home)}
@@ -725,7 +781,7 @@ def test_two_processes_that_refresh_one_store_ask_once_for_each_symbol(
     for process in processes:
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
-    assert [yahoo.asked(symbol) for symbol in symbols] == [1] * 20
+    assert [yahoo.asked(symbol) for symbol in symbols] == [1] * 12
     for symbol in symbols:
         assert_frame_equal(kept(store, symbol), truth(yahoo, symbol))
 
