@@ -66,15 +66,14 @@ def fetch(cfg: DictConfig | Mapping[str, Any]) -> tuple[pd.DataFrame, int]:
         return table, _status(int(good.sum()), len(names))
     if action == "verify":
         table = verified(store, names)
-        print(
-            table[table["severity"] != "ok"].to_string(index=False, header=False, max_colwidth=160)
-        )
+        for row in table[table["severity"] != "ok"].itertuples():
+            print(f"{row.symbol}: {row.severity}: {row.sentence}")
         sound = int((table["severity"] == "ok").sum())
         print(f"{sound} of {len(names)} files are what was written")
         return table, _status(sound, len(names))
     if not isinstance(config["path"], str):
         raise ForecastError("path is null: action=export needs a file, path=prices.csv.")
-    rows = export(store, names, Path(config["path"]))
+    rows = export(store, names, Path(config["path"]), choice)
     print(f"{config['path']}: {rows:,} rows of {len(names)} symbols")
     return inventory(store, names), ALL
 

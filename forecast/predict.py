@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from forecast.models.prediction import Prediction
     from forecast.prices.frame import Prices
 
+SHORT = "no forecast within its first window.warmup sessions"
 HISTORY = 120  # sessions of each symbol that the page shows
 
 
@@ -31,6 +32,14 @@ class Predict:
     threads: int | None
     outputs: str
     progress: bool
+
+    def __post_init__(self) -> None:
+        if self.run is None:
+            raise ForecastError(
+                "run is null: name one, run=lstm-0123456789; list_runs() shows them."
+            )
+        if self.threads is not None and self.threads < 1:
+            raise ForecastError(f"threads={self.threads} must be 1 or more, or null.")
 
 
 def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ()) -> Run:
@@ -57,15 +66,15 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     config = plain(cfg)
     typed = config.pop("data")
     settings = instantiate(config, "", Predict)
-    if settings.run is None:
-        raise ForecastError("run is null: name one, run=lstm-0123456789; list_runs() shows them.")
-    source = load_run(settings.run, settings.outputs, allow=settings.allow)
+    source = load_run(str(settings.run), settings.outputs, allow=settings.allow)
     from forecast.evaluation.newest import data_section, newest_prices
     from forecast.evaluation.subject import require_own
     from forecast.models.choice import states_positions
     from forecast.models.configured import panel_of
     from forecast.models.devices import torch_threads
     from forecast.models.prediction import predict_last
+    from forecast.prices.client import utc_now
+    from forecast.prices.frame import some
 
     if "head" not in source.config or states_positions(source.config):
         raise ForecastError(
@@ -74,11 +83,13 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
         )
     require_own(source.config, source.name, settings.allow, option="allow")
     section = data_section(source, typed)
-    prices, market = newest_prices(source, section)
-    for line in prices.omitted:
-        print(line)
-    cell = settings.network or next(iter(source.metrics.get("fits", {})), None)
-    name = cell or source.config["model"]["cell"]
+    prices, market, notes = newest_prices(source, section, now=utc_now())
+    networks = list(source.metrics.get("fits", {})) or [source.config["model"]["cell"]]
+    name = settings.network or networks[0]
+    if name not in networks:
+        raise ForecastError(
+            f"network={name} is not in {source.name}: there are {', '.join(networks)}."
+        )
     named = {"run": source.name, "network": name, "data": section}
     result = Run(
         Path(settings.outputs) / run_name("predict", named, data=prices.sha256, device="cpu")
@@ -86,12 +97,22 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     with result.lock(), torch_threads(1):
         result.clear()
         with result.attempt({**config, "data": section}, overrides, "cpu"):
-            ensemble = source.model(cell)
+            ensemble = source.model(name)
             panel = panel_of(source.config, prices, market=market)
+            if list(panel.names) != source.data["features"]:
+                raise ForecastError(
+                    f"{source.name} was trained on {', '.join(source.data['features'])}; these "
+                    f"prices give {', '.join(panel.names)}. Give it the covariates it had."
+                )
             since = source.data["folds"][-1]["test"][0]
             threads = settings.threads or os.cpu_count() or 1
             prediction = predict_last(ensemble, panel, model=name, since=since, threads=threads)
-            _publish(result, source, settings, section, prices, prediction)
+            if not prediction.own.num_rows:
+                raise ForecastError(
+                    f"{some(panel.symbols)}: no more than window.warmup={ensemble.task.warmup} "
+                    "sessions, so nothing is forecast. Name other data.symbols."
+                )
+            _publish(result, source, settings, section, prices, prediction, notes)
     return result
 
 
@@ -102,12 +123,13 @@ def _publish(
     section: Mapping[str, Any],
     prices: Prices,
     prediction: Prediction,
+    notes: Sequence[str],
 ) -> None:
     """Tables, the live record, the page; what tells that a prediction is there comes last."""
     import numpy as np
 
     from forecast.evaluation import prediction_table
-    from forecast.evaluation.live import FOLDER, write_record
+    from forecast.evaluation.live import FOLDER, lasting, write_record
     from forecast.evaluation.newest import calendars_of, cautions, schedule
     from forecast.forecasts import ForecastWriter
     from forecast.models.prediction import summary
@@ -135,7 +157,9 @@ def _publish(
     early = begins > now.astype("datetime64[m]")
     path: Path | None = None
     reason: str | None = "record=false"
-    if settings.record:
+    if section.get("end") is not None:
+        reason = "data.end is set, so it is no forecast of what nobody could know"
+    elif settings.record:
         path = write_record(
             Path(settings.outputs) / FOLDER,
             prediction,
@@ -144,14 +168,14 @@ def _publish(
             made_at=now,
             run=source.name,
             data_hash=prices.sha256,
-            origin={
-                "data": {**section, "symbols": None, "end": None},
-                "head": source.config["head"],
-            },
+            origin={"data": lasting(section), "head": source.config["head"]},
         )
         late = int(np.sum(~early))
         reason = f"{late} of {len(early)} targets had begun" if late else None
-    warnings = cautions(source, prices, section, now=now)
+    warnings = [*cautions(source, prices, section, now=now), *notes]
+    stated = set(shown["symbol"])
+    short = [name for name in prices.frame["symbol"].cat.categories if name not in stated]
+    left_out = [*prices.left_out, *((name, SHORT) for name in short)]
     told = {
         "made_at": f"{now}+00:00",
         "run": source.name,
@@ -163,12 +187,14 @@ def _publish(
         "recorded": path is not None,
         "recorded_reason": reason,
         "warnings": warnings,
-        "left_out": [{"symbol": s, "reason": r} for s, r in prices.left_out],
+        "left_out": [{"symbol": s, "reason": r} for s, r in left_out],
         "data": {"source": prices.source},
         "rows": len(shown),
     }
     result.write("predictions.json", {**told, "forecasts": shown.to_dict("records")})
     result.write("prediction.json", told)
+    for line in replace(prices, left_out=tuple(left_out)).omitted:
+        print(line)
     for warning in warnings:
         print(f"warning: {warning}")
     print(prediction_table.table(shown))

@@ -233,7 +233,8 @@ def test_the_folder_holds_the_prediction_in_every_form(
     assert facts["recorded"] is True and facts["recorded_reason"] is None
     assert facts["made_at"] == f"{world.now}+00:00"
     assert facts["horizons"] == [1, 5] and facts["delay"] == 0 and facts["rows"] == 10
-    assert facts["warnings"] == [] and facts["left_out"] == []
+    assert facts["warnings"] == []
+    assert [entry["symbol"] for entry in facts["left_out"]] == ["FFF"]  # in its warm-up yet
 
     stored = read_forecasts(prediction.path / "forecasts.parquet")  # the rules of the table hold
     assert set(stored["part"]) == {"live"} and set(stored["fold"]) == {0}

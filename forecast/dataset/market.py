@@ -132,6 +132,17 @@ def extend_market(market: Market, prices: Prices, *, half_life: float) -> Market
     return _scaled(market.definition, date, value, market.calendar or whole.calendar, half_life)
 
 
+def await_sessions(market: Market, dates: np.ndarray, *, half_life: float) -> Market:
+    """The market with later sessions on which it has not closed yet, null there.
+
+    A symbol that closes earlier sees the market one session late, so on its newest date it looks
+    for the session before this one.
+    """
+    value = np.concatenate([market.log_return, np.full(len(dates), np.nan)])
+    date = np.concatenate([market.date, dates])
+    return _scaled(market.definition, date, value, market.calendar, half_life)
+
+
 def _scaled(
     definition: str, date: np.ndarray, value: np.ndarray, calendar: str | None, half_life: float
 ) -> Market:

@@ -47,6 +47,9 @@ ADDED = pa.schema(
 LIVE_SCHEMA = pa.schema([*SCHEMA, *ADDED])
 _KEY = ["model", "symbol", "origin", "horizon"]
 _META = b"forecast"
+PASSING = (
+    "symbols", "end", "offline", "max_age", "jobs", "timeout", "patience", "progress",
+)  # fmt: skip
 
 
 def write_record(
@@ -105,7 +108,9 @@ def write_record(
     table = table.filter(pa.array(early)).cast(LIVE_SCHEMA)
     told = json.dumps(origin, sort_keys=True, default=str)
     symbols = sorted(set(table["symbol"].cast(pa.string()).to_pylist()))
-    digest = hashlib.sha256(json.dumps([run, data_hash, told, symbols]).encode()).hexdigest()[:10]
+    stated = hashlib.sha256(table["mean"].to_numpy().tobytes()).hexdigest()  # the market is in it
+    named = json.dumps([run, data_hash, told, symbols, stated])
+    digest = hashlib.sha256(named.encode()).hexdigest()[:10]
     last = max(table["origin"].to_pylist())
     path = folder / f"{last}-{run}-{digest}.parquet"
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +123,11 @@ def write_record(
     return path
 
 
+def lasting(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a section `data`, what says which prices they are, and not how they were got that day."""
+    return {name: value for name, value in section.items() if name not in PASSING}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scored:
     """A live record with what became of it.
@@ -125,13 +135,16 @@ class Scored:
     Attributes
     ----------
     path : Path
-        Forecasts table of part `live`; networks are named by their runs.
+        Forecasts table of part `live`. Networks have the names they were recorded by, so that a
+        record goes on when a run is trained anew; of two that forecast the same, the first counts.
     known : int
         Rows whose target is known.
     repeated, late : int
         Rows left out: predicted again later, or made when their target had begun.
     next_date : str or None
         The earliest date on which an unknown target is expected.
+    failed : tuple of str
+        Why prices of some of the record cannot be had.
     """
 
     path: Path
@@ -139,6 +152,7 @@ class Scored:
     repeated: int
     late: int
     next_date: str | None
+    failed: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
@@ -149,9 +163,10 @@ class Scored:
         }
         left = ", ".join(f"{count:,} {why}" for why, count in out.items() if count)
         waiting = f"; the next target is expected on {self.next_date}" if self.next_date else ""
+        lost = f"; without prices: {'; '.join(self.failed)}" if self.failed else ""
         return (
             f"live record: {self.known:,} rows whose target is known, each made before it began"
-            f"{'; left out are ' + left if left else ''}{waiting}"
+            f"{'; left out are ' + left if left else ''}{waiting}{lost}"
         )
 
 
@@ -177,25 +192,39 @@ def score_record(
     records = list(_read(folder, run))
     frame = pd.concat([record for record, _ in records], ignore_index=True)
     frame["source"] = np.repeat(np.arange(len(records)), [len(record) for record, _ in records])
-    total = len(frame)
-    frame = frame.sort_values("made_at", kind="stable").drop_duplicates(_KEY)
-    repeated, pieces = total - len(frame), []
+    frame = frame.sort_values("made_at", kind="stable")
+    twice = frame.duplicated(_KEY)
+    # What stands beside the networks is the same for all runs.
+    repeated, frame = int((twice & (frame["model"] != BESIDE)).sum()), frame[~twice]
+    pieces: list[pd.DataFrame] = []
     sources: dict[str, list[int]] = {}
     for number, (_, origin) in enumerate(records):
         sources.setdefault(json.dumps(origin["data"], sort_keys=True), []).append(number)
-    late = 0
+    late, failed = 0, list[str]()
     for section, numbers in sources.items():
         rows = frame[frame["source"].isin(numbers)]
         if rows.empty:
             continue
         data = json.loads(section)
-        prices = load(data, sorted(set(rows["symbol"])))
-        joined, begun = _with_outcomes(rows, prices, max_gap=int(data["max_gap"]))
-        late += begun
+        try:
+            prices = load(data, sorted(set(rows["symbol"])))
+        except ForecastError as error:  # the others are scored all the same
+            failed.append(str(error))
+            joined = rows
+        else:
+            joined, begun = _with_outcomes(rows, prices, max_gap=int(data["max_gap"]))
+            late += begun
         for number in numbers:
             own = joined[joined["source"] == number]
             if len(own):
                 pieces.append(_with_scores(own, records[number][1]["head"]))
+    if len(failed) == len(sources):
+        raise ForecastError(failed[0])
+    if not pieces:
+        raise ForecastError(
+            f"{folder}: all {late} forecasts were made when their target had begun, so none is "
+            "evidence. Predict before the next session opens."
+        )
     whole = pd.concat(pieces).sort_values(_KEY, ignore_index=True)
     _require_common(whole)
     path = folder / "scored" / f"{run or 'all'}.parquet"
@@ -216,36 +245,41 @@ def score_record(
         repeated=repeated,
         late=late,
         next_date=str(waiting.min()) if len(waiting) else None,
+        failed=tuple(failed),
     )
 
 
 def _require_common(whole: pd.DataFrame) -> None:
-    """Refuse runs that forecast nothing in common: no test could compare them."""
+    """Refuse networks that forecast nothing in common: no test could compare them."""
     networks = [name for name in whole["model"].unique() if name != BESIDE]
     for horizon, rows in whole.groupby("horizon"):
         models = rows[rows["model"] != BESIDE]
         stated = models.groupby(["symbol", "origin"])["model"].nunique()
         if not (stated == models["model"].nunique()).any():
             raise ForecastError(
-                f"the runs {', '.join(networks)} have no forecast of {horizon} sessions in common. "
-                f"Score one at a time: forecasts=live:{networks[0]}."
+                f"{', '.join(networks)} have no forecast of {horizon} sessions in common. Score "
+                f"one at a time: forecasts=live:{models['run'].iloc[0]}."
             )
 
 
 def _read(folder: Path, run: str | None) -> Iterable[tuple[pd.DataFrame, dict[str, Any]]]:
-    """The files of a record and what each is made of; networks are named by their run."""
+    """The files of a record and what each is made of."""
     found = 0
     for path in sorted(folder.glob("*.parquet")):
         with open_parquet(path) as file:
             origin = json.loads((file.schema_arrow.metadata or {}).get(_META, b"{}"))
             if [f.name for f in file.schema_arrow] != LIVE_SCHEMA.names or not origin:
                 raise ForecastError(f"{path}: no live record. Move it out of {folder}.")
-            frame = file.read().to_pandas()
+            try:
+                frame = file.read().to_pandas()
+            except (OSError, pa.ArrowException) as error:
+                raise ForecastError(
+                    f"{path} is damaged: {' '.join(str(error).split())}. Move it out of {folder}."
+                ) from error
         if run is not None and not frame["run"].iloc[0].startswith(run):
             continue
         found += 1
-        names = frame["model"].astype(str).to_numpy()
-        frame["model"] = np.where(names == BESIDE, BESIDE, frame["run"].to_numpy())
+        frame["model"] = frame["model"].astype(str)
         frame["symbol"] = frame["symbol"].astype(str)
         yield frame, origin
     if not found:
@@ -291,10 +325,11 @@ def _of_symbol(
     rows = rows.assign(
         actual=actual, realized_variance=realized, target_date=target.astype("datetime64[s]")
     )
-    begins = np.minimum(at + delay + 1, len(days) - 1)
+    begins = at + delay + 1
     made = rows["made_at"].dt.tz_localize(None).to_numpy().astype("datetime64[s]")
-    opened = np.array([opens_at(calendar, None, day) for day in days[begins]])
-    late = there & (begins > at) & (made >= opened)
+    first_days = days[np.minimum(begins, len(days) - 1)]
+    opened = np.array([opens_at(calendar, None, day) for day in first_days])
+    late = there & (begins < len(days)) & (made >= opened)
     return rows[~late], int(late.sum())
 
 

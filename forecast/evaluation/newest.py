@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from forecast.config import ForecastError
-from forecast.dataset.market import Market, extend_market, read_market
+from forecast.dataset.market import Market, await_sessions, extend_market, read_market
 from forecast.prices import OF_THE_PANEL, load_prices
 from forecast.prices.exchanges import (
     DAY,
@@ -19,7 +20,7 @@ from forecast.prices.exchanges import (
     last_final,
     opens_at,
 )
-from forecast.prices.frame import Prices, cut, some
+from forecast.prices.frame import OLD, Prices, cut, some
 from forecast.run import Run
 
 REQUIRED = ("symbols", "start")  # keys of every source that are set below
@@ -45,6 +46,7 @@ def data_section(run: Run, typed: Mapping[str, Any]) -> dict[str, Any]:
     if "_target_" in typed:  # another source, which has no use for what is null
         section = {name: v for name, v in typed.items() if v is not None or name in REQUIRED}
         section["start"] = section["start"] or own["start"]
+        section["covariates"] = section.get("covariates") or own["covariates"]
     else:
         source = run.data["source"]
         for name, value in typed.items():
@@ -55,17 +57,27 @@ def data_section(run: Run, typed: Mapping[str, Any]) -> dict[str, Any]:
                 )
             if value is not None:
                 own[name] = value
+    section["end"] = typed.get("end")  # what the run ended with is no end of what is forecast
     section |= {name: own[name] for name in OF_THE_PANEL}
     if typed.get("symbols") is None:
         section["symbols"] = [entry["symbol"] for entry in run.data["symbols"]]
     return section
 
 
-def newest_prices(run: Run, section: Mapping[str, Any]) -> tuple[Prices, Market]:
+def newest_prices(
+    run: Run, section: Mapping[str, Any], *, now: np.datetime64
+) -> tuple[Prices, Market, list[str]]:
     """Prices to forecast from, and the run's market carried on to their newest date.
 
     A symbol of the run begins where it began for the run, so that its state is what a pass over
     the same rows would have carried.
+
+    Returns
+    -------
+    prices : Prices
+    market : Market
+    notes : list of str
+        What may be wrong with how the market was carried on.
 
     Raises
     ------
@@ -82,40 +94,59 @@ def newest_prices(run: Run, section: Mapping[str, Any]) -> tuple[Prices, Market]
         raise
     market = read_market(run.path / "market.parquet")
     newest = prices.frame["date"].max().to_datetime64().astype("datetime64[D]")
-    if market.definition == "none" or newest <= market.date[-1:].max(initial=newest - newest):
-        return prices, market
+    if not len(market.date) or newest <= market.date[-1]:  # also where there is none
+        return prices, market, []
     equal = market.definition == "equal_weight"
     defining = sorted(starts) if equal else [market.definition]
     held = set(prices.frame["symbol"].cat.categories)
-    whole = prices
-    if not set(defining) <= held:
+    whole, lacking = prices, sorted(set(defining) - held)
+    if lacking:
         asked = {**section, "symbols": defining, "covariates": []}
-        whole = cut(load_prices(asked), starts=starts)
-    lacking = sorted(set(defining) - set(whole.frame["symbol"].cat.categories))
+        with contextlib.suppress(ForecastError):  # said below, with what it means
+            whole = cut(load_prices(asked), starts=starts)
+            lacking = sorted(set(defining) - set(whole.frame["symbol"].cat.categories))
     if not lacking:
         half_life = float(run.config["features"]["scale_half_life"])
         defined = cut(whole, symbols=defining)
         market = extend_market(market, defined, half_life=half_life)
-        if not _missing(market, newest):
-            return prices, market
+        later = _later_sessions(market, newest)
+        over = last_final(market.calendar, None, now)
+        if later is not None and not (later <= over).any():
+            notes = _ended(defined, market)
+            return prices, await_sessions(market, later, half_life=half_life), notes
     what = f"the mean return of its {len(defining)} symbols" if equal else market.definition
     where = f"{some(lacking)} cannot be had" if lacking else "they end there"
     raise ForecastError(
         f"the market of {run.name} is {what}, known to {market.date[-1]}, but prices go on to "
         f"{newest}: {where}. Fetch them (python -m forecast.fetch "
         f"'data.symbols=\"{','.join(lacking or defining[:3])}{'' if lacking or not equal else ',…'}"
-        f"\"'), or set data.end={market.date[-1]}."
+        f"\"'), set data.end={market.date[-1]}, or train anew."
     )
 
 
-def _missing(market: Market, newest: np.datetime64) -> bool:
-    """Whether the market's exchange had a session after its last date, up to the newest price."""
+def _ended(defined: Prices, market: Market) -> list[str]:
+    """A sentence where the newest market is that of fewer symbols than it was."""
+    last = defined.frame.groupby("symbol", observed=True)["date"].max()
+    short = last[last.to_numpy().astype("datetime64[D]") < market.date[-1]]
+    if short.empty:
+        return []
+    return [
+        f"the market goes on without {some([str(name) for name in short.index])}, whose prices "
+        f"end before {market.date[-1]}: if they trade on, fetch them and predict again"
+    ]
+
+
+def _later_sessions(market: Market, newest: np.datetime64) -> np.ndarray | None:
+    """Sessions of the market's exchange after its last date, up to the newest price.
+
+    None where its calendar is not known and prices go on.
+    """
     last = market.date[-1]
     if newest <= last:
-        return False
-    return market.calendar is None or bool(
-        len(exchange_sessions(market.calendar, last + DAY, newest))
-    )
+        return np.array([], "datetime64[D]")
+    if market.calendar is None:
+        return None
+    return exchange_sessions(market.calendar, last + DAY, newest)
 
 
 def calendars_of(prices: Prices) -> dict[str, str | None]:
@@ -180,6 +211,12 @@ def cautions(
     if section.get("end") is None:
         told += _old(names, last, calendars, now)
     newest, trained = last.max(), np.datetime64(facts["dates"]["last"], "D")
+    test = facts["folds"][-1]["test"][0]
+    if newest < np.datetime64(test, "D"):
+        told.append(
+            f"the newest close, of {newest}, lies before {test}, in the years that the run was "
+            "fitted and chosen on: this is no forecast of something it did not know"
+        )
     since = int(np.busday_count(trained, newest))
     if since > LONG_AGO:
         told.append(
@@ -202,7 +239,8 @@ def cautions(
         if was is not None and was != current:
             told.append(f"the run was made with {package} {was}, this is {current}")
     told += [f"{f.symbol}: {f.sentence}" for f in prices.findings if f.severity == "severe"]
-    return told + [line for line in prices.warnings if line not in facts["warnings"]]
+    new = [line for line in prices.warnings if line not in facts["warnings"]]
+    return told + [line for line in new if not line.startswith(OLD)]
 
 
 def _old(

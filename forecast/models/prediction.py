@@ -61,7 +61,8 @@ def last_rows(panel: Panel, task: Task, since: np.datetime64) -> Range:
     stop = panel.offsets[1:].copy()
     first = np.maximum(panel.first_row(since), panel.offsets[:-1] + task.warmup)
     ready = stop - 1 >= panel.offsets[:-1] + task.warmup
-    entry = panel.day[np.minimum(first, stop - 1)]
+    # What had ended before then is in no such pass, so it comes last.
+    entry = np.where(first < stop, panel.day[np.minimum(first, stop - 1)], len(panel.dates))
     return Range(low=np.where(ready, stop - 1, stop), high=stop, entry=entry)
 
 

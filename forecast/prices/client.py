@@ -83,6 +83,8 @@ class Answer:
     frame : DataFrame or None
         A store frame within the dates asked for; rows hold a close or an action. OK and PARTIAL
         alone have one, with at least one close.
+    asked : datetime64[s] or None
+        When, UTC; a bar that was not final then may not be final in the frame.
     """
 
     symbol: str
@@ -90,6 +92,7 @@ class Answer:
     cause: str = ""
     frame: pd.DataFrame | None = None
     listing: Listing | None = None
+    asked: np.datetime64 | None = None
 
     @property
     def advice(self) -> str:
@@ -122,7 +125,7 @@ class Client:
         from yfinance._http import new_session
 
         self._timeout = timeout
-        self._seen = threading.local()
+        self._seen, self._stopped = threading.local(), threading.Event()
         self._session = session if session is not None else new_session()
         self._request = self._session.request
         self._session.request = self._watched
@@ -148,6 +151,10 @@ class Client:
         self._session.request = self._request
         yfinance.config.debug.hide_exceptions, level = self._before
         self._log.setLevel(level)
+
+    def stop(self) -> None:
+        """Begin no further request; what is under way ends with its timeout."""
+        self._stopped.set()
 
     def ask(self, symbol: str, start: np.datetime64 | None, end: np.datetime64) -> Answer:
         """Daily prices of one symbol from `start` (None: all there are) to `end`, both included.
@@ -197,6 +204,8 @@ class Client:
         return Answer(symbol=symbol, outcome=outcome, cause=cause, frame=frame, listing=listing)
 
     def _watched(self, method: str, url: str, *args: Any, **options: Any) -> Any:
+        if self._stopped.is_set():
+            raise ConnectionError("stopped")
         # Cookies are asked for with a patience of half a minute, three times over.
         options["timeout"] = min(options.get("timeout") or self._timeout, self._timeout)
         response = self._request(method, url, *args, **options)
@@ -276,7 +285,7 @@ def _classified(error: Exception, reply: _Reply | None) -> tuple[Outcome, str]:
     """What an exception of yfinance means, given what the service had replied."""
     from yfinance.exceptions import YFDataException, YFPricesMissingError, YFRateLimitError
 
-    text = " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).partition(" See https://")[0].split())[:200] or "no more is known"
     status = None if reply is None else reply.status
     if isinstance(error, YFRateLimitError) or status == 429:
         return Outcome.RATE_LIMITED, "Yahoo answers 429, too many requests"

@@ -20,6 +20,8 @@ def examine(prices: Prices) -> list[Finding]:
     Detectors want prices on one basis without jumps of splits: that of `raw_close`, or, where
     splits are columns of their own, that of the total-return close.
     """
+    if prices.inspection is not None:
+        return list(prices.inspection())
     if prices.source == "simulated":  # drawn on weekdays, from a process that is known
         return []
     frame = prices.frame

@@ -13,11 +13,14 @@ from forecast.config import ForecastError
 
 # Closing auctions and late prints still change a bar after the bell.
 SETTLING = np.timedelta64(30, "m")
+# Where nothing closes, the next target begins with the bar's end, and a forecast needs some time.
+GRACE = np.timedelta64(1, "h")
 DAY = np.timedelta64(1, "D")
 ALWAYS, WEEKDAYS = "24/7", "24/5"
 FIRST, AHEAD = "1900-01-01", 3  # calendars reach from there to so many years from now
 _OF_INSTRUMENT = {"CRYPTOCURRENCY": ALWAYS, "CURRENCY": WEEKDAYS}
 # Yahoo names an exchange by a code of its own; most share a zone with the exchange they follow.
+# Athens and Tel Aviv are missing: their calendars (ASEX, XTAE) cannot be made at present.
 _OF_TIMEZONE = {
     "America/New_York": "XNYS",
     "America/Chicago": "XNYS",
@@ -42,7 +45,6 @@ _OF_TIMEZONE = {
     "Europe/Copenhagen": "XCSE",
     "Europe/Helsinki": "XHEL",
     "Europe/Warsaw": "XWAR",
-    "Europe/Athens": "ASEX",
     "Europe/Istanbul": "XIST",
     "Asia/Tokyo": "XTKS",
     "Asia/Hong_Kong": "XHKG",
@@ -57,20 +59,23 @@ _OF_TIMEZONE = {
     "Asia/Bangkok": "XBKK",
     "Asia/Manila": "XPHS",
     "Asia/Riyadh": "XSAU",
-    "Asia/Jerusalem": "XTAE",
     "Australia/Sydney": "XASX",
     "Pacific/Auckland": "XNZE",
     "Africa/Johannesburg": "XJSE",
 }
 # Futures trade on through the stock exchange's holidays and past its close.
 _UNKNOWN_INSTRUMENTS = ("FUTURE", "OPTION")
+# German floors that trade for hours after Xetra has closed.
+_LATE_FLOORS = ("FRA", "STU", "DUS", "HAM", "HAN", "BER", "MUN")
 
 
-def calendar_of(instrument: str | None, timezone: str | None) -> str | None:
+def calendar_of(
+    instrument: str | None, timezone: str | None, exchange: str | None = None
+) -> str | None:
     """exchange_calendars code of what Yahoo says of a symbol; None where that is not known."""
     if instrument in _OF_INSTRUMENT:
         return _OF_INSTRUMENT[instrument]
-    if instrument in _UNKNOWN_INSTRUMENTS:
+    if instrument in _UNKNOWN_INSTRUMENTS or exchange in _LATE_FLOORS:
         return None
     return _OF_TIMEZONE.get(timezone or "")
 
@@ -135,19 +140,22 @@ def following_sessions(code: str | None, date: np.datetime64, count: int) -> np.
 def final_at(code: str | None, timezone: str | None, date: np.datetime64) -> np.datetime64:
     """When the bar of a session can no longer change, UTC, datetime64[m].
 
-    Half an hour after the close; at the date's end in the exchange's zone where no calendar says
-    when it closes, or where nothing closes.
+    Half an hour after the close; after the date's end in the exchange's zone where no calendar
+    says when it closes, or where nothing closes.
     """
     hours = _hours(code, date)
-    if hours is not None:
-        return hours[1] + SETTLING
-    return _midnight(timezone, date + DAY)
+    closes = hours[1] if hours is not None else _midnight(timezone, date + DAY)
+    return closes + SETTLING
 
 
 def opens_at(code: str | None, timezone: str | None, date: np.datetime64) -> np.datetime64:
-    """When the trading of a date begins, UTC, datetime64[m]; its midnight where that is unknown."""
+    """When a forecast of a date's return comes too late, UTC, datetime64[m].
+
+    When its trading begins. Where that is unknown, or nothing ever closes, an hour after the bar
+    of the date before can be final.
+    """
     hours = _hours(code, date)
-    return hours[0] if hours is not None else _midnight(timezone, date)
+    return hours[0] if hours is not None else _midnight(timezone, date) + SETTLING + GRACE
 
 
 def last_final(code: str | None, timezone: str | None, now: np.datetime64) -> np.datetime64:
@@ -162,6 +170,12 @@ def last_final(code: str | None, timezone: str | None, now: np.datetime64) -> np
     now : datetime64
         UTC.
     """
+    return _last_final(code, timezone, now.astype("datetime64[m]"))
+
+
+@lru_cache(maxsize=256)
+def _last_final(code: str | None, timezone: str | None, now: np.datetime64) -> np.datetime64:
+    """Of a minute: a store asks it for hundreds of symbols of one exchange."""
     today = now.astype("datetime64[D]") + DAY  # it may be tomorrow over there
     first = today - np.timedelta64(30, "D")
     days = np.arange(first, today + DAY)
@@ -199,18 +213,24 @@ def _calendar(code: str) -> _Calendar:
 
     last = f"{datetime.date.today().year + AHEAD}-12-31"
     try:
-        calendar = exchange_calendars.get_calendar(code, start=FIRST, end=last)
+        try:
+            calendar = exchange_calendars.get_calendar(code, start=FIRST, end=last)
+        except ValueError:  # it has bounds
+            usual = exchange_calendars.get_calendar(code)
+            low, high = usual.bound_min(), usual.bound_max()
+            start = FIRST if low is None else max(FIRST, str(low.date()))
+            end = last if high is None else min(last, str(high.date()))
+            calendar = exchange_calendars.get_calendar(code, start=start, end=end)
     except exchange_calendars.errors.InvalidCalendarName as error:
         raise ForecastError(
             f"calendar {code!r} is no exchange_calendars code (XNYS, XLON, XTKS, 24/7, …). "
             "Correct data.calendar, or null for the panel's own dates."
         ) from error
-    except ValueError:  # it has bounds
-        usual = exchange_calendars.get_calendar(code)
-        low, high = usual.bound_min(), usual.bound_max()
-        start = FIRST if low is None else max(FIRST, str(low.date()))
-        end = last if high is None else min(last, str(high.date()))
-        calendar = exchange_calendars.get_calendar(code, start=start, end=end)
+    except (ValueError, NotImplementedError) as error:
+        raise ForecastError(
+            f"calendar {code!r} cannot be made ({' '.join(str(error).split())}). Use a newer "
+            "exchange_calendars, or another data.calendar."
+        ) from error
     opens, closes = (
         times.dt.tz_localize(None).to_numpy().astype("datetime64[m]")
         for times in (calendar.opens, calendar.closes)

@@ -8,7 +8,7 @@ return nobody traded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -35,6 +35,9 @@ VINTAGE = (
     "adjusted closes are those of the day the data was made: dividends and splits that came later "
     "are folded into old prices, and corrections are not dated"
 )
+
+
+OLD = "prices are old"  # begins a warning about prices that end before they should
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,6 +76,8 @@ class Prices:
         (categorical, exchange_calendars code). Sorted by (symbol, date), unique, RangeIndex.
     source : sp500 | index | files | simulated | yahoo.
     findings : what was left out or emptied because it could not be used.
+    inspection : what detectors say of prices as the source has them, where they know more of them
+        than `frame` holds.
     warnings : facts that every report prints.
     left_out : (symbol, reason) of symbols that were asked for and have no session.
     truth : the process the prices were drawn from; simulated data only.
@@ -84,6 +89,7 @@ class Prices:
     warnings: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     findings: tuple[Finding, ...] = ()
+    inspection: Callable[[], Sequence[Finding]] | None = None
     truth: Truth | None = None
 
     @property

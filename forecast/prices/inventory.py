@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from forecast.config import ForecastError
+from forecast.prices.choice import Choice
 from forecast.prices.client import utc_now
 from forecast.prices.exchanges import exchange_sessions
 from forecast.prices.freshness import sessions_behind
@@ -89,8 +90,10 @@ def verified(store: Store, symbols: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["symbol", "severity", "detector", "sentence"])
 
 
-def export(store: Store, symbols: Sequence[str], path: Path) -> int:
-    """Write prices as one long CSV or Parquet file that `data=files data.adjusted=false` reads.
+def export(store: Store, symbols: Sequence[str], path: Path, choice: Choice) -> int:
+    """Write prices of the dates chosen as one long CSV or Parquet file.
+
+    `data=files data.adjusted=false` reads it.
 
     Returns
     -------
@@ -110,6 +113,10 @@ def export(store: Store, symbols: Sequence[str], path: Path) -> int:
         if stored is None:
             raise ForecastError(f"{symbol} is not in the price store {store.folder}. Fetch it.")
         frame, _ = sound(symbol, stored.frame)
+        if choice.start is not None:
+            frame = frame[(frame["date"] >= choice.start).to_numpy()]
+        if choice.end is not None:
+            frame = frame[(frame["date"] <= choice.end).to_numpy()]
         frame = frame[list(EXPORTED)]
         frame.insert(0, "symbol", np.full(len(frame), symbol, dtype=object))
         frames.append(frame)

@@ -68,7 +68,7 @@ class Fetched:
 
     @property
     def fresh(self) -> bool:
-        return self.rows > 0 and self.behind == 0
+        return self.outcome in (Outcome.OK, Outcome.PARTIAL) and self.behind == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def _complete(
         return None
     if manifest is None or not _covers(manifest, start) or sessions_behind(manifest, now, end):
         return None
-    return _result(symbol, Outcome.OK, manifest, now, asked=False)
+    return _result(symbol, Outcome.OK, manifest, now, end, asked=False)
 
 
 def _covers(manifest: Manifest, start: np.datetime64 | None) -> bool:
@@ -171,11 +171,11 @@ class _Batch:
     ) -> None:
         self._store, self._client, self._start, self._end = store, client, start, end
         self._pace, self._calendar, self._clock = pace, calendar, clock
-        self._stop = threading.Event()
+        self._stop, self._interrupted = threading.Event(), threading.Event()
         self._why: Answer | None = None  # the answer that stopped the batch
         self._lock, self._gate = threading.Lock(), threading.Lock()
         self._unreachable = 0  # in a row
-        self._deadline = time.monotonic() + pace.patience
+        self._waited = 0.0  # seconds, of all symbols together, for pauses and failed questions
 
     def run(self, symbols: Sequence[str]) -> Iterator[Fetched]:
         pool = ThreadPoolExecutor(self._pace.jobs, thread_name_prefix="yahoo")
@@ -185,11 +185,13 @@ class _Batch:
         finally:
             # After Ctrl-C nobody waits for what has not begun; what has is written whole.
             self._stop.set()
+            self._interrupted.set()
+            self._client.stop()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _fetch(self, symbol: str) -> Fetched:
         note = ""
-        with self._store.lock(symbol):
+        with self._store.lock(symbol, cancelled=self._interrupted.is_set):
             try:
                 stored = self._store.read(symbol)
             except Damaged as error:
@@ -216,7 +218,7 @@ class _Batch:
         cause = "not asked" + (f", since {why.symbol} ended so: {why.cause}" if why else "")
         manifest = stored.manifest if stored else None
         answer = Answer(symbol=symbol, outcome=outcome, cause=_joined(note, cause))
-        return _failed(answer, manifest, now, asked=False)
+        return _failed(answer, manifest, now, self._end, asked=False)
 
     def _asked(self, symbol: str, stored: Stored | None, note: str) -> Fetched:
         before = None if stored is None else stored.manifest
@@ -228,8 +230,6 @@ class _Batch:
                 wanted = min(wanted, np.datetime64(before.start, "D"))
             if _covers(before, self._start):
                 answer = self._ask(symbol, _day(stored.frame["date"].iloc[-OVERLAP:].iloc[0]))
-                if answer.outcome is Outcome.NO_DATA:  # it has ended
-                    return self._write(symbol, stored.frame, answer, before, 0)
                 if answer.frame is None:
                     return self._failed(answer, before, note)
                 frame = self._final(answer)
@@ -273,35 +273,34 @@ class _Batch:
     ) -> Fetched:
         now, listing = self._clock(), answer.listing
         told = replace(before, checked=stamp(now))
-        if added or changed:
+        if answer.frame is not None:
             told = replace(told, fetched=stamp(now))
         if listing is not None:  # what it does not say now was said before
             said = {name: value for name, value in asdict(listing).items() if value is not None}
             told = replace(told, **said)
-        code = self._calendar or calendar_of(told.instrument, told.timezone) or told.calendar
-        told = replace(told, calendar=code)
+        told_by = calendar_of(told.instrument, told.timezone, told.exchange)
+        told = replace(told, calendar=self._calendar or told_by or told.calendar)
         manifest = self._store.write(symbol, frame, told).manifest
-        behind = sessions_behind(manifest, now)
+        behind = sessions_behind(manifest, now, self._end)
         outcome, cause = answer.outcome, answer.cause
-        if outcome is Outcome.NO_DATA:
-            outcome, cause = Outcome.OK, f"no session since {manifest.last}"
         if behind:
             outcome = Outcome.PARTIAL
             cause = f"the newest {behind} sessions are missing: Yahoo ends on {manifest.last}"
-        result = _result(symbol, outcome, manifest, now, cause=cause)
+        result = _result(symbol, outcome, manifest, now, self._end, cause=cause)
         return replace(result, added=added, changed=changed)
 
     def _failed(self, answer: Answer, before: Manifest | None, note: str) -> Fetched:
-        return _failed(answer, before, self._clock(), note=note)
+        return _failed(answer, before, self._clock(), self._end, note=note)
 
     def _final(self, answer: Answer) -> pd.DataFrame:
         """Rows whose session is over: today's bar still moves."""
         frame, listing = answer.frame, answer.listing
-        assert frame is not None and listing is not None
-        code = self._calendar or calendar_of(listing.instrument, listing.timezone)
-        dates, now = frame["date"].to_numpy().astype("datetime64[D]"), self._clock()
+        assert frame is not None and listing is not None and answer.asked is not None
+        told_by = calendar_of(listing.instrument, listing.timezone, listing.exchange)
+        code = self._calendar or told_by
+        dates = frame["date"].to_numpy().astype("datetime64[D]")
         keep = len(dates)
-        while keep and final_at(code, listing.timezone, dates[keep - 1]) > now:
+        while keep and final_at(code, listing.timezone, dates[keep - 1]) > answer.asked:
             keep -= 1
         return frame[:keep]
 
@@ -319,23 +318,35 @@ class _Batch:
         return self._repeated(answer, symbol, start)
 
     def _asked_once(self, symbol: str, start: np.datetime64 | None) -> Answer:
-        if self._stop.is_set() and self._why is not None:
-            return replace(self._why, symbol=symbol)
-        return self._client.ask(symbol, start, self._clock().astype("datetime64[D]") + DAY)
+        if self._stop.is_set():
+            stopped = Answer(symbol=symbol, outcome=Outcome.UNREACHABLE, cause="not asked")
+            return stopped if self._why is None else replace(self._why, symbol=symbol)
+        now, begun = self._clock(), time.monotonic()
+        answer = self._client.ask(symbol, start, now.astype("datetime64[D]") + DAY)
+        if answer.outcome in (Outcome.RATE_LIMITED, Outcome.UNREACHABLE):
+            with self._lock:  # a service that hangs takes the batch's patience too
+                self._waited += time.monotonic() - begun
+        return replace(answer, asked=now)
 
     def _repeated(self, answer: Answer, symbol: str, start: np.datetime64 | None) -> Answer:
         attempt = 1
         while answer.outcome in (Outcome.RATE_LIMITED, Outcome.UNREACHABLE):
             wait = min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
-            late = time.monotonic() + wait > self._deadline
             tired = answer.outcome is Outcome.UNREACHABLE and attempt >= ATTEMPTS
-            if late or tired or self._stop.wait(wait):
+            if tired or not self._may_wait(wait) or self._stop.wait(wait):
                 return self._given_up(answer)
             answer = self._asked_once(symbol, start)
             attempt += 1
         with self._lock:
             self._unreachable = 0
         return answer
+
+    def _may_wait(self, seconds: float) -> bool:
+        """Take some of the batch's patience, if so much is left."""
+        with self._lock:
+            left = self._waited + seconds <= self._pace.patience
+            self._waited += seconds if left else 0.0
+            return left
 
     def _given_up(self, answer: Answer) -> Answer:
         """The last answer; the batch ends with a refusal, or where nothing can be reached."""
@@ -352,6 +363,7 @@ def _result(
     outcome: Outcome,
     manifest: Manifest,
     now: np.datetime64,
+    end: np.datetime64 | None,
     *,
     cause: str = "",
     asked: bool = True,
@@ -365,7 +377,7 @@ def _result(
         asked=asked,
         rows=manifest.rows,
         last=manifest.last,
-        behind=sessions_behind(manifest, now),
+        behind=sessions_behind(manifest, now, end),
     )
 
 
@@ -373,6 +385,7 @@ def _failed(
     answer: Answer,
     manifest: Manifest | None,
     now: np.datetime64,
+    end: np.datetime64 | None,
     *,
     note: str = "",
     asked: bool = True,
@@ -380,7 +393,7 @@ def _failed(
     """What is stored stays and is told."""
     cause = _joined(note, answer.cause)
     if manifest is not None:
-        return _result(answer.symbol, answer.outcome, manifest, now, cause=cause, asked=asked)
+        return _result(answer.symbol, answer.outcome, manifest, now, end, cause=cause, asked=asked)
     return Fetched(
         symbol=answer.symbol,
         outcome=answer.outcome,

@@ -15,8 +15,9 @@ PRICED = ("open", "high", "low", "close", "dividend", "capital_gain")  # per sha
 def rewritten(stored: pd.DataFrame, frame: pd.DataFrame) -> str | None:
     """What of the stored rows came back otherwise, or a split that moves them; None for nothing.
 
-    Only of the dates that both cover. The volume of the newest stored session is no matter: it is
-    completed overnight.
+    Only of the dates that both cover; where there is none, that is told. The volume of the newest
+    stored session is no matter, it is completed overnight; nor is a row that no longer comes: it
+    is kept.
     """
     date = frame["date"].to_numpy()
     new = date > stored["date"].to_numpy()[-1]
@@ -24,16 +25,13 @@ def rewritten(stored: pd.DataFrame, frame: pd.DataFrame) -> str | None:
     if split.any():
         row = frame[split].iloc[0]
         return f"split {row['split']:g}:1 on {row['date']:%Y-%m-%d}"
-    first = (
-        max(stored["date"].iloc[0], frame["date"].iloc[0]) if len(frame) else stored["date"].iloc[0]
-    )
-    old = stored[(stored["date"] >= first).to_numpy()]
-    again = frame[~new & (date >= np.datetime64(first))]
-    both = old.merge(again, on="date", how="outer", suffixes=("", "_now"), indicator=True)
-    apart = both[both["_merge"] != "both"]
-    if len(apart):
-        date, gone = apart["date"].iloc[0], apart["_merge"].iloc[0] == "left_only"
-        return f"{len(apart)} rows {'gone' if gone else 'new'} from {date:%Y-%m-%d}"
+    both = stored.merge(frame[~new], on="date", suffixes=("", "_now"))
+    if both.empty:
+        return "nothing of what is stored came back"
+    known = frame["date"].isin(stored["date"]).to_numpy()
+    fresh = frame[~new & ~known & (date >= stored["date"].to_numpy()[0])]
+    if len(fresh):
+        return f"{len(fresh)} rows new from {fresh['date'].iloc[0]:%Y-%m-%d}"
     for name in VALUES:
         was, now = both[name].to_numpy(), both[f"{name}_now"].to_numpy()
         same = np.isclose(was, now, rtol=RELATIVE, atol=0.0, equal_nan=True)
@@ -60,21 +58,15 @@ def continued(stored: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 def merged(stored: pd.DataFrame, whole: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """A newly fetched history, with the stored sessions that Yahoo no longer sends.
 
-    These are brought to the new basis by the ratio of the closes of the next session that both
-    have, which is 1 unless there was a split.
+    These are brought to the new basis, which differs by one factor: 1 unless there was a split.
     """
     lost = stored[~stored["date"].isin(whole["date"])]
-    lost = lost[lost["close"].notna().to_numpy()]
     if not len(lost):
         return whole, 0
     both = stored.merge(whole, on="date", suffixes=("", "_now"))
     both = both[both["close"].notna() & both["close_now"].notna()]
-    factor = np.ones(len(lost))
-    if len(both):
-        ratio = (both["close_now"] / both["close"]).to_numpy()
-        at = np.searchsorted(both["date"].to_numpy(), lost["date"].to_numpy())
-        factor = ratio[np.minimum(at, len(ratio) - 1)]
-        factor[np.isclose(factor, 1.0, rtol=1e-4)] = 1.0  # rounding
+    factor = float((both["close_now"] / both["close"]).median()) if len(both) else 1.0
+    factor = 1.0 if np.isclose(factor, 1.0, rtol=1e-4) else factor  # rounding
     moved = lost.copy()
     for name in PRICED:
         moved[name] = lost[name] * factor

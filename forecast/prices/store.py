@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -215,7 +215,7 @@ class Store:
         return Stored(columns=columns, manifest=manifest)
 
     @contextlib.contextmanager
-    def lock(self, symbol: str) -> Iterator[None]:
+    def lock(self, symbol: str, *, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Keep other writers of a symbol out; a second one says so and waits.
 
         To be held from reading old rows to writing new ones; `write` and `set_aside` take it
@@ -232,7 +232,12 @@ class Store:
                 lock.acquire(timeout=0)
             except filelock.Timeout:
                 print(f"{symbol}: another process is writing its prices: waiting", flush=True)
-                lock.acquire()
+                while not lock.is_locked:
+                    with contextlib.suppress(filelock.Timeout):
+                        lock.acquire(timeout=0.5)
+                    if cancelled():
+                        lock.release()
+                        raise ForecastError(f"{symbol}: interrupted while waiting.") from None
         except OSError as error:
             raise self._unwritable(error) from error
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,11 @@ from forecast.config import ForecastError
 from forecast.prices.choice import Choice, Symbols
 from forecast.prices.client import Outcome, utc_now
 from forecast.prices.covariates import load_covariates
-from forecast.prices.exchanges import read_calendar
+from forecast.prices.exchanges import exchange_sessions, read_calendar
 from forecast.prices.findings import Finding
-from forecast.prices.frame import Prices, checked, some, total_return
+from forecast.prices.frame import OLD, Prices, checked, some, total_return
 from forecast.prices.freshness import ended, sessions_behind
+from forecast.prices.quality import inspect
 from forecast.prices.refresh import Fetched, Pace, refresh
 from forecast.prices.sound import is_sound, sound
 from forecast.prices.store import Damaged, Store, Stored
@@ -29,6 +31,8 @@ REWRITTEN = (
     "Yahoo's prices are as of the fetch: splits that came later are folded into old prices, and "
     "corrections are not dated"
 )
+# Outcomes that may be others the next minute.
+TRANSIENT = (Outcome.RATE_LIMITED, Outcome.UNREACHABLE, Outcome.BAD_PAYLOAD)
 # What each symbol's frame has beside its symbol, in this order; a split is in the prices already.
 KEPT = ("date", "open", "high", "low", "close", "volume", "dividend")
 
@@ -163,8 +167,15 @@ def yahoo(
     if not parts:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out[:3])
         raise ForecastError(f"data=yahoo: no prices of {len(names)} symbols: {reasons}")
+    transient = [n for n, _ in left_out if n in results and results[n].outcome in TRANSIENT]
+    if max_age is not None and transient:
+        raise ForecastError(
+            f"{some(transient)}: {told(results[transient[0]])} data.max_age={max_age} does not go "
+            "on without them: repeat the command, or leave data.max_age out."
+        )
     _refuse_old(listed, behind, max_age, offline)
-    frame = _joined(parts, list(listed), calendar, listed)
+    codes = [calendar or stored.manifest.calendar for stored in listed.values()]
+    frame = _joined(parts, list(listed), codes)
     joined, notes = load_covariates(covariates, frame)
     warnings = [SURVIVORS, REWRITTEN, *_ages(listed, behind), *warnings, *notes]
     return Prices(
@@ -174,6 +185,7 @@ def yahoo(
         warnings=tuple(warnings),
         left_out=tuple(left_out),
         findings=tuple(findings),
+        inspection=partial(_inspected, parts, list(listed), codes),
     )
 
 
@@ -218,8 +230,7 @@ def _usable(
 def _joined(
     parts: Sequence[Mapping[str, np.ndarray]],
     names: Sequence[str],
-    calendar: str | None,
-    listed: Mapping[str, Stored],
+    calendars: Sequence[str | None],
 ) -> pd.DataFrame:
     """The frame of `Prices`; dividends are reinvested on their own day."""
     counts = [len(part["date"]) for part in parts]
@@ -233,10 +244,23 @@ def _joined(
     columns = {column: np.concatenate([part[column] for part in parts]) for column in KEPT}
     whole = pd.DataFrame({"symbol": repeated(names), **columns}, copy=False)
     whole = total_return(checked(whole, where="yahoo"))
-    codes = [calendar or listed[name].manifest.calendar for name in names]
-    if any(codes):
-        whole = whole.assign(calendar=repeated(codes))
+    if any(calendars):
+        whole = whole.assign(calendar=repeated(calendars))
     return whole
+
+
+def _inspected(
+    parts: Sequence[Mapping[str, np.ndarray]],
+    names: Sequence[str],
+    calendars: Sequence[str | None],
+) -> list[Finding]:
+    """What detectors say of the rows used, with the splits and gains that `Prices` do not hold."""
+    found: list[Finding] = []
+    for part, name, code in zip(parts, names, calendars, strict=True):
+        first, last = part["date"][[0, -1]].astype("datetime64[D]")
+        sessions = None if code is None else exchange_sessions(code, first, last)
+        found += inspect(name, pd.DataFrame(dict(part)), sessions=sessions)
+    return found
 
 
 def _ages(listed: Mapping[str, Stored], behind: Mapping[str, int]) -> list[str]:
@@ -246,7 +270,7 @@ def _ages(listed: Mapping[str, Stored], behind: Mapping[str, int]) -> list[str]:
         if count:
             ends.setdefault((listed[name].manifest.last, count), []).append(name)
     warnings = [
-        f"prices are old: {some(names)} end on {last}, {count} session{'s' * (count > 1)} behind"
+        f"{OLD}: {some(names)} end on {last}, {count} session{'s' * (count > 1)} behind"
         for (last, count), names in sorted(ends.items())
     ]
     gone = [

@@ -34,6 +34,7 @@ from forecast.run import Run
 World = Any
 Facts = Callable[..., Run]
 NOTHING = dict.fromkeys(("symbols", "end", "path", "offline", "max_age"))
+NOW = np.datetime64("2026-11-28T00:00:00")  # every session of these prices is over
 MADE = 340  # sessions when the run was made; 2024-05-09 is its last
 
 
@@ -72,8 +73,8 @@ def run(world: World, facts: Facts) -> Run:
 
 def warned(run: Run, world: World, **typed: Any) -> list[str]:
     section = data_section(run, {**NOTHING, **typed})
-    prices, _ = newest_prices(run, section)
-    return cautions(run, prices, section, now=world.now)
+    prices, _, notes = newest_prices(run, section, now=NOW)
+    return [*cautions(run, prices, section, now=world.now), *notes]
 
 
 # The section
@@ -187,7 +188,7 @@ def test_the_market_is_carried_on_to_the_newest_close(world: World, run: Run) ->
     for sessions in (MADE + 1, MADE + 10):
         day = world.evening(sessions)
         section = data_section(run, NOTHING)
-        prices, market = newest_prices(run, section)
+        prices, market, _ = newest_prices(run, section, now=NOW)
         whole = make_market(
             prices, "equal_weight", half_life=run.config["features"]["scale_half_life"]
         )
@@ -195,7 +196,9 @@ def test_the_market_is_carried_on_to_the_newest_close(world: World, run: Run) ->
         for name in ("date", "log_return", "scale"):
             assert getattr(market, name).tobytes() == getattr(whole, name).tobytes()
         # Of a stranger alone the constituents are read beside it, and not handed out.
-        alone, same = newest_prices(run, data_section(run, {**NOTHING, "symbols": "ZZZ"}))
+        alone, same, _ = newest_prices(
+            run, data_section(run, {**NOTHING, "symbols": "ZZZ"}), now=NOW
+        )
         assert list(alone.frame["symbol"].cat.categories) == ["ZZZ"]
         assert same.scale.tobytes() == market.scale.tobytes()
 
@@ -206,10 +209,10 @@ def test_a_symbol_begins_where_it_began_for_the_run(world: World, facts: Facts) 
     world.frames["CCC"] = late.iloc[100:].reset_index(drop=True)
     world.evening(MADE)
     run = facts()
-    before, _ = newest_prices(run, data_section(run, NOTHING))
+    before, _, _ = newest_prices(run, data_section(run, NOTHING), now=NOW)
     world.frames["CCC"] = late
     world.evening(MADE)
-    after, _ = newest_prices(run, data_section(run, NOTHING))
+    after, _, _ = newest_prices(run, data_section(run, NOTHING), now=NOW)
     assert after.sha256 == before.sha256
     assert len(load_prices(run.config["data"]).frame) == len(after.frame) + 100
 
@@ -219,7 +222,7 @@ def test_nothing_is_asked_of_the_market_up_to_where_it_is_stored(world: World, r
     for symbol in ("AAA", "BBB", "CCC"):
         next((world.home / "prices").glob(f"{symbol}.parquet")).unlink()
     section = data_section(run, {**NOTHING, "symbols": "DDD"})
-    prices, market = newest_prices(run, section)
+    prices, market, _ = newest_prices(run, section, now=NOW)
     assert str(market.date[-1]) == "2024-05-09" and len(prices.frame)
 
 
@@ -243,14 +246,14 @@ def test_a_market_without_its_constituents_is_refused_with_the_remedy(
     for symbol in gone:
         (world.home / "prices" / f"{symbol}.parquet").unlink()
     with pytest.raises(ForecastError) as caught:
-        newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}))
+        newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}), now=NOW)
     message = str(caught.value)
     assert "\n" not in message and run.name in message
     for word in [*words, "2024-05-09", "2024-05-14", "forecast.fetch", "data.end=2024-05-09"]:
         assert word in message, (word, message)
     # The remedy is one.
     section = data_section(run, {**NOTHING, "symbols": "DDD", "end": "2024-05-09"})
-    assert newest_prices(run, section)[1].definition == market
+    assert newest_prices(run, section, now=NOW)[1].definition == market
 
 
 @pytest.mark.parametrize("market", ["equal_weight", "BBB"])
@@ -262,13 +265,13 @@ def test_a_market_whose_constituents_end_early_is_refused(
     run = facts(f"data.market={market}")
     world.evening(MADE + 5, symbols=["DDD"])
     with pytest.raises(ForecastError, match="they end there") as caught:
-        newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}))
+        newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}), now=NOW)
     assert "\n" not in str(caught.value) and "forecast.fetch" in str(caught.value)
     # Half of it is no market either: four symbols are none of equal weights.
     if market == "equal_weight":
         world.evening(MADE + 5, symbols=["AAA", "BBB", "CCC", "DDD"])
         with pytest.raises(ForecastError, match="they end there"):
-            newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}))
+            newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}), now=NOW)
 
 
 def test_a_market_of_most_of_its_constituents_is_refused_or_told(world: World, run: Run) -> None:
@@ -282,14 +285,16 @@ def test_without_a_market_nothing_is_missing(world: World, facts: Facts) -> None
     world.evening(MADE)
     run = facts("data.market=null")
     day = world.evening(MADE + 5, symbols=["DDD"])
-    prices, market = newest_prices(run, data_section(run, {**NOTHING, "symbols": "DDD"}))
+    prices, market, _ = newest_prices(
+        run, data_section(run, {**NOTHING, "symbols": "DDD"}), now=NOW
+    )
     assert market.definition == "none"
     assert prices.frame["date"].max() == pd.Timestamp(day)
 
 
 def test_a_symbol_that_cannot_be_had_is_refused_with_the_source(world: World, run: Run) -> None:
     with pytest.raises(ForecastError, match="NOSUCH.*not in the price store") as caught:
-        newest_prices(run, data_section(run, {**NOTHING, "symbols": "NOSUCH"}))
+        newest_prices(run, data_section(run, {**NOTHING, "symbols": "NOSUCH"}), now=NOW)
     assert "\n" not in str(caught.value)
 
 
@@ -331,7 +336,7 @@ def test_symbols_the_run_never_saw_are_named(world: World, run: Run) -> None:
 
 def test_exchanges_the_run_never_saw_are_named(world: World, run: Run) -> None:
     section = data_section(run, NOTHING)
-    prices, _ = newest_prices(run, section)
+    prices, _, _ = newest_prices(run, section, now=NOW)
     codes = pd.Categorical(np.where(prices.frame["symbol"] == "AAA", "XTKS", "XNYS"))
     moved = replace(prices, frame=prices.frame.assign(calendar=codes))
     told = cautions(run, moved, {**section, "end": "x"}, now=world.now)
@@ -340,7 +345,7 @@ def test_exchanges_the_run_never_saw_are_named(world: World, run: Run) -> None:
 
 def test_another_source_is_told(world: World, run: Run) -> None:
     section = data_section(run, NOTHING)
-    prices, _ = newest_prices(run, section)
+    prices, _, _ = newest_prices(run, section, now=NOW)
     told = cautions(run, replace(prices, source="files"), section, now=world.now)
     assert told == ["the run was trained on data=yahoo, not on data=files"]
 
@@ -348,7 +353,7 @@ def test_another_source_is_told(world: World, run: Run) -> None:
 def test_a_run_of_long_ago_is_told_with_what_its_networks_knew(world: World, run: Run) -> None:
     """A year of sessions after its data, and not before."""
     section = data_section(run, NOTHING)
-    prices, _ = newest_prices(run, section)
+    prices, _, _ = newest_prices(run, section, now=NOW)
     last = prices.frame.groupby("symbol", observed=True).tail(1).index
 
     def moved(day: np.datetime64) -> list[str]:
@@ -374,7 +379,7 @@ def test_other_versions_are_told(world: World, run: Run) -> None:
 
 def test_findings_that_move_returns_and_new_warnings_are_told(world: World, run: Run) -> None:
     section = data_section(run, NOTHING)
-    prices, _ = newest_prices(run, section)
+    prices, _, _ = newest_prices(run, section, now=NOW)
 
     def found(severity: str) -> Finding:
         return Finding(

@@ -12,6 +12,7 @@ from pandas.testing import assert_frame_equal
 
 from forecast.prices import inventory as module
 from forecast.prices import load_prices
+from forecast.prices.choice import Choice
 from forecast.prices.inventory import EXPORTED, TABLE, chosen, export, inventory, verified
 from forecast.prices.store import Manifest, Store
 
@@ -32,6 +33,9 @@ def manifest(symbol: str, **more: Any) -> Manifest:
         exchange="NMS",
     )
     return Manifest(symbol=symbol, **{**facts, **more})
+
+
+ALL = Choice.read(symbols=None, start=None, end=None)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +154,7 @@ def test_an_export_read_back_gives_the_same_total_returns(
 ) -> None:
     """Also for a symbol that a careless reader takes for a missing value."""
     path = tmp_path / "new" / f"prices{suffix}"
-    rows = export(store, ["AAA", "NA"], path)
+    rows = export(store, ["AAA", "NA"], path, ALL)
     mine = load_prices("yahoo", symbols=["AAA", "NA"], offline=True).frame
     theirs = load_prices("files", path=str(path), adjusted=False).frame
     assert rows == len(mine) == len(theirs)
@@ -165,7 +169,7 @@ def test_an_export_read_back_gives_the_same_total_returns(
 def test_an_export_has_one_row_a_session_and_no_split(
     store: Store, frames: dict[str, pd.DataFrame], tmp_path: Path
 ) -> None:
-    export(store, ["AAA"], tmp_path / "prices.csv")
+    export(store, ["AAA"], tmp_path / "prices.csv", ALL)
     lines = (tmp_path / "prices.csv").read_text().splitlines()
     assert lines[0] == ",".join(("symbol", *EXPORTED)) and "split" not in lines[0]
     assert len(lines) == 1 + len(frames["AAA"]) and lines[-1].startswith(f"AAA,{FRIDAY},")
@@ -175,7 +179,7 @@ def test_what_cannot_be_exported_is_refused_before_a_file_is_made(
     store: Store, tmp_path: Path, refused: Any
 ) -> None:
     with refused("path=", "prices.xlsx", ".csv", ".parquet"):
-        export(store, ["AAA"], tmp_path / "prices.xlsx")
+        export(store, ["AAA"], tmp_path / "prices.xlsx", ALL)
     with refused("ZZZ", "not in the price store"):
-        export(store, ["AAA", "ZZZ"], tmp_path / "prices.csv")
+        export(store, ["AAA", "ZZZ"], tmp_path / "prices.csv", ALL)
     assert not list(tmp_path.glob("prices.*"))

@@ -328,6 +328,7 @@ def test_after_a_split_all_rows_are_what_one_fetch_gives(
     evening(date=TUESDAY, start="2024-01-02")
     whole = truth(yahoo)
     assert_frame_equal(kept(store), whole[whole["date"] >= "2023-06-01"].reset_index(drop=True))
+    assert "kept" not in changes(store)[0], "also what this run did not ask for was fetched again"
     yahoo.seen.clear()
     evening(date="2024-07-03", start="2024-01-02")
     assert yahoo.asked("AAA") == 1 and len(changes(store)) == 1, "told once"
