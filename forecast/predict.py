@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, door, instantiate, plain
+from forecast.config import ForecastError, canonical_id, door, instantiate, plain, without
 from forecast.run import Run, load_run, run_name
 
 if TYPE_CHECKING:
@@ -168,7 +168,11 @@ def _publish(
             made_at=now,
             run=source.name,
             data_hash=prices.sha256,
-            origin={"data": lasting(section), "head": source.config["head"]},
+            origin={
+                "data": lasting(section),
+                "head": source.config["head"],
+                "configuration": canonical_id(without(source.config, ["seed"])),
+            },
         )
         late = int(np.sum(~early))
         reason = f"{late} of {len(early)} targets had begun" if late else None

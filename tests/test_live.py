@@ -13,7 +13,7 @@ import pytest
 
 from forecast import compose, load_run
 from forecast.backtest import backtest
-from forecast.config import ForecastError
+from forecast.config import ForecastError, canonical_id, without
 from forecast.forecasts import read_forecasts
 from forecast.predict import predict
 from forecast.run import Run, prune_runs
@@ -27,6 +27,11 @@ World = Any
 def scored(world: World, *overrides: str) -> Run:
     asked = ["forecasts=live", "significance.repetitions=100", f"outputs={world.outputs}"]
     return backtest(compose("backtest", [*asked, *overrides]))
+
+
+def named(run: Run) -> str:
+    """What a run's networks are called in the record: as those trained anew on newer data."""
+    return f"{run.config['model']['cell']}-{canonical_id(without(run.config, ['seed']))}"
 
 
 def ledger(world: World) -> list[dict[str, str]]:
@@ -68,7 +73,7 @@ def live(world: World) -> Run:
 
 
 def test_the_record_is_scored_beside_the_benchmark(live: Run, world: World) -> None:
-    name = world.run.name
+    name = named(world.run)
     assert live.parts == ("live",) and live.name.startswith("backtest-")
     scores = live.metrics["scores"]["live"]
     assert set(scores) == {name, "ewma_normal"}
@@ -94,7 +99,7 @@ def test_outcomes_are_the_total_returns_that_followed(
     per_evening = len({(k, s) for k in EVENINGS for s in evenings.SYMBOLS if s != "FFF" or k > 350})
     assert len(stored) == 2 * 2 * per_evening
     paid = 0
-    for row in stored[stored["model"] == world.run.name].itertuples():
+    for row in stored[stored["model"] == named(world.run)].itertuples():
         frame = world.frames[row.symbol]
         at = int(np.flatnonzero(frame["date"] == row.origin)[0])
         until = at + row.horizon
@@ -121,7 +126,7 @@ def test_the_look_is_on_the_ledger(live: Run, world: World, evenings: Any) -> No
 
 def test_the_page_tells_what_the_record_is(live: Run, world: World) -> None:
     page = (live.path / "report.html").read_text()
-    assert world.run.name in page and "live record" in page and "ewma_normal" in page
+    assert named(world.run) in page and "live record" in page and "ewma_normal" in page
     assert any("live record" in line for line in live.data["warnings"])
 
 
@@ -164,11 +169,11 @@ def test_the_predictions_of_one_run_are_scored_alone(live: Run, world: World) ->
     predict(compose("predict", [f"run={other.name}", f"outputs={world.outputs}"]))
     world.evening(NOW)
     alone = scored(world, f"forecasts=live:{world.run.name}")
-    assert set(alone.metrics["scores"]["live"]) == {world.run.name, "ewma_normal"}
+    assert set(alone.metrics["scores"]["live"]) == {named(world.run), "ewma_normal"}
     theirs = scored(world, "forecasts=live:gru")
-    assert set(theirs.metrics["scores"]["live"]) == {other.name, "ewma_normal"}
+    assert set(theirs.metrics["scores"]["live"]) == {named(other), "ewma_normal"}
     both = scored(world)
-    assert set(both.metrics["scores"]["live"]) == {world.run.name, other.name, "ewma_normal"}
+    assert set(both.metrics["scores"]["live"]) == {named(world.run), named(other), "ewma_normal"}
     for path in (world.outputs / "live").glob(f"*{other.name}*"):
         path.unlink()
 

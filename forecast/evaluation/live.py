@@ -78,7 +78,8 @@ def write_record(
     run, data_hash : str
         Name of the run, sha256 of the prices.
     origin : mapping
-        `data`, the section that prices were loaded by, and `head`: primitives.
+        `data`, the section that prices were loaded by, `head`, and `configuration`, a name that a
+        run shares with those trained on newer data: primitives.
 
     Returns
     -------
@@ -135,8 +136,8 @@ class Scored:
     Attributes
     ----------
     path : Path
-        Forecasts table of part `live`. Networks have the names they were recorded by, so that a
-        record goes on when a run is trained anew; of two that forecast the same, the first counts.
+        Forecasts table of part `live`. Networks are named by their configuration, so that a record
+        goes on when a run is trained anew; of two that forecast the same, the first counts.
     known : int
         Rows whose target is known.
     repeated, late : int
@@ -263,7 +264,7 @@ def _require_common(whole: pd.DataFrame) -> None:
 
 
 def _read(folder: Path, run: str | None) -> Iterable[tuple[pd.DataFrame, dict[str, Any]]]:
-    """The files of a record and what each is made of."""
+    """The files of a record and what each is made of; networks are named by their configuration."""
     found = 0
     for path in sorted(folder.glob("*.parquet")):
         with open_parquet(path) as file:
@@ -279,7 +280,10 @@ def _read(folder: Path, run: str | None) -> Iterable[tuple[pd.DataFrame, dict[st
         if run is not None and not frame["run"].iloc[0].startswith(run):
             continue
         found += 1
-        frame["model"] = frame["model"].astype(str)
+        names, run_name = frame["model"].astype(str).to_numpy(), frame["run"].iloc[0]
+        configured = origin.get("configuration")
+        network = f"{names[0]}-{configured}" if configured else run_name
+        frame["model"] = np.where(names == BESIDE, BESIDE, network)
         frame["symbol"] = frame["symbol"].astype(str)
         yield frame, origin
     if not found:

@@ -188,15 +188,16 @@ def test_the_session_after_a_friday_is_a_monday_and_after_a_holiday_the_day_afte
         ("XNYS", NEW_YORK, "2026-07-15", "2026-07-15T13:30", "2026-07-15T20:30"),  # summer time
         ("XTKS", TOKYO, "2026-11-27", "2026-11-27T00:00", "2026-11-27T07:00"),
         ("XLON", LONDON, "2026-12-24", "2026-12-24T08:00", "2026-12-24T13:00"),  # 12:30 there
-        ("24/7", "UTC", "2026-11-28", "2026-11-28T00:00", "2026-11-29T00:00"),
-        ("24/5", LONDON, "2026-07-15", "2026-07-14T23:00", "2026-07-15T23:00"),
-        (None, NEW_YORK, "2026-11-27", "2026-11-27T05:00", "2026-11-28T05:00"),
-        (None, "Asia/Kolkata", "2026-11-27", "2026-11-26T18:30", "2026-11-27T18:30"),
-        (None, None, "2026-11-27", "2026-11-27T00:00", "2026-11-28T00:00"),
-        (None, "Europe/Atlantis", "2026-11-27", "2026-11-27T00:00", "2026-11-28T00:00"),
+        # Where nothing closes a target begins at midnight, and an hour and a half are given.
+        ("24/7", "UTC", "2026-11-28", "2026-11-28T01:30", "2026-11-29T00:30"),
+        ("24/5", LONDON, "2026-07-15", "2026-07-15T00:30", "2026-07-15T23:30"),
+        (None, NEW_YORK, "2026-11-27", "2026-11-27T06:30", "2026-11-28T05:30"),
+        (None, "Asia/Kolkata", "2026-11-27", "2026-11-26T20:00", "2026-11-27T19:00"),
+        (None, None, "2026-11-27", "2026-11-27T01:30", "2026-11-28T00:30"),
+        (None, "Europe/Atlantis", "2026-11-27", "2026-11-27T01:30", "2026-11-28T00:30"),
         # A date on which the exchange is shut, and one beyond its calendar.
-        ("XNYS", NEW_YORK, "2026-11-26", "2026-11-26T05:00", "2026-11-27T05:00"),
-        ("XNYS", NEW_YORK, "2045-06-01", "2045-06-01T04:00", "2045-06-02T04:00"),
+        ("XNYS", NEW_YORK, "2026-11-26", "2026-11-26T06:30", "2026-11-27T05:30"),
+        ("XNYS", NEW_YORK, "2045-06-01", "2045-06-01T05:30", "2045-06-02T04:30"),
     ],
 )
 def test_a_bar_is_final_half_an_hour_after_the_close_or_at_the_end_of_the_date(
@@ -225,13 +226,13 @@ def test_hours_are_those_of_the_calendar(date: np.datetime64, exchange: tuple[st
         ("XNYS", NEW_YORK, "2026-11-29T12:00", "2026-11-27"),
         ("XTKS", TOKYO, "2026-11-27T06:59", "2026-11-26"),
         ("XTKS", TOKYO, "2026-11-27T07:00", "2026-11-27"),
-        ("24/7", "UTC", "2026-11-28T23:59", "2026-11-27"),
-        ("24/7", "UTC", "2026-11-29T00:00", "2026-11-28"),
+        ("24/7", "UTC", "2026-11-29T00:29", "2026-11-27"),
+        ("24/7", "UTC", "2026-11-29T00:30", "2026-11-28"),
         ("24/5", LONDON, "2026-11-28T12:00", "2026-11-27"),
         ("24/5", LONDON, "2026-11-30T23:59", "2026-11-27"),
-        (None, NEW_YORK, "2026-11-28T04:59", "2026-11-26"),
-        (None, NEW_YORK, "2026-11-28T05:00", "2026-11-27"),
-        (None, "Pacific/Auckland", "2026-11-27T11:00", "2026-11-27"),  # midnight is over there
+        (None, NEW_YORK, "2026-11-28T05:29", "2026-11-26"),
+        (None, NEW_YORK, "2026-11-28T05:30", "2026-11-27"),
+        (None, "Pacific/Auckland", "2026-11-27T11:30", "2026-11-27"),  # midnight is over there
     ],
 )
 def test_the_newest_final_session_changes_with_the_minute(
@@ -268,3 +269,10 @@ def test_a_session_ends_after_it_began_and_before_the_next_one_ends(
 ) -> None:
     one, two = following_sessions(exchange[0], date, 2)
     assert opens_at(*exchange, one) < final_at(*exchange, one) < final_at(*exchange, two)
+
+
+@pytest.mark.parametrize("exchange", ["FRA", "STU", "MUN"])
+def test_floors_that_trade_on_after_xetra_have_no_calendar_of_it(exchange: str) -> None:
+    """Their bars would be called final in the middle of the session."""
+    assert calendar_of("EQUITY", "Europe/Berlin", exchange) is None
+    assert calendar_of("EQUITY", "Europe/Berlin", "GER") == "XETR"
