@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune backtest audit bench-training bench-scale bench-scores bench-rows bench-size bench-backtest bench-trading bench-simulation bench-luck
+.PHONY: train test lint prune backtest audit bench-training bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
@@ -36,6 +36,9 @@ bench-scores: $(VENV)/ready
 
 bench-rows: $(VENV)/ready
 	$(BIN)/python benchmarks/rows.py
+
+bench-prediction: $(VENV)/ready
+	$(BIN)/python benchmarks/prediction.py
 
 bench-size: $(VENV)/ready
 	$(BIN)/python benchmarks/size.py
