@@ -16,6 +16,7 @@ from forecast.config import ForecastError
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.market import (
     Market,
+    await_sessions,
     close_time,
     extend_market,
     make_market,
@@ -305,3 +306,23 @@ def test_a_market_cannot_go_on_without_its_symbol(
     frame["symbol"] = frame["symbol"].cat.remove_unused_categories()
     with pytest.raises(ForecastError, match="data.market=S1 is no symbol of the panel"):
         extend_market(market, replace(prices, frame=frame), half_life=20.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, stop=st.integers(30, 60))
+def test_who_closes_before_the_market_sees_it_as_the_whole_will_show_it(
+    random_prices: PricesOf, cut: Callable[..., Prices], seed: int, stop: int
+) -> None:
+    """Tokyo's date of today, of which New York knows nothing yet, looks at yesterday's market."""
+    prices = random_prices(seed, symbols=8)
+    whole = make_market(prices, "equal_weight", half_life=20.0)
+    stop = min(stop, len(whole.date) - 2)
+    today = whole.date[stop + 1]
+    closed = make_market(cut(prices, whole.date[stop].astype("datetime64[s]")), "equal_weight",
+                         half_life=20.0)  # fmt: skip
+    waiting = await_sessions(closed, np.array([today]), half_life=20.0)
+    dates = whole.date[: stop + 2]
+    for seen, truth in zip(waiting.at(dates, lag=1), whole.at(dates, lag=1), strict=True):
+        np.testing.assert_array_equal(seen, truth)
+    assert np.isnan(waiting.at(np.array([today]))[0]).all(), "it is not known before it closes"
+    assert np.isnan(closed.at(np.array([today]), lag=1)[0]).all(), "what waiting is for"
