@@ -83,6 +83,8 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
         )
     require_own(source.config, source.name, settings.allow, option="allow")
     section = data_section(source, typed)
+    if "progress" in section:
+        section["progress"] = settings.progress
     prices, market, notes = newest_prices(source, section, now=utc_now())
     networks = list(source.metrics.get("fits", {})) or [source.config["model"]["cell"]]
     name = settings.network or networks[0]
@@ -202,7 +204,8 @@ def _publish(
     for warning in warnings:
         print(f"warning: {warning}")
     print(prediction_table.table(shown))
-    kept = f"recorded in {path}" if path else f"not recorded: {reason}"
+    kept = f"recorded in {path}" if path else "not recorded"
+    kept += f": {reason}" if reason else ""
     print(f"{kept}\nreport: {write_report(result)}")
 
 

@@ -191,7 +191,7 @@ def yahoo(
 
 def told(result: Fetched) -> str:
     """An outcome that is no success, in a sentence."""
-    return " ".join(filter(None, [f"{result.outcome}: {result.cause}.", result.advice]))
+    return " ".join(filter(None, [f"{result.outcome}: {result.cause.rstrip('.')}.", result.advice]))
 
 
 def _stored(store: Store, name: str, result: Fetched | None) -> tuple[Stored | None, str]:
