@@ -62,7 +62,9 @@ class Ensemble:
             here_BL = block.row[np.minimum(at_BL, len(block.row) - 1)] == step.rows_BL
             for k, network in enumerate(self.networks):
                 state = None if step.first else states[k]
-                raw_BLHP, states[k] = network(step.x_BLF, state)
+                # Where only the state matters, nothing is read out.
+                unread = 0 if step.wanted else step.x_BLF.shape[1]
+                raw_BLHP, states[k] = network(step.x_BLF, state, warmup=unread)
                 if step.wanted:
                     value = self.head.domain(raw_BLHP).cpu().numpy()[here_BL]
                     result[at_BL[here_BL]] += value / len(self.networks)

@@ -28,6 +28,7 @@ from forecast.run import Run
 FACTS = "prediction.json"  # tells a prediction's folder from others
 TABLE_SYMBOLS = 60
 MOST_CHARTS = 12
+FEW_CHARTS = 6  # where not all symbols can be drawn
 MOST_OPEN = 10  # lines of a list that is not folded
 LEAST_HISTORY = 20  # sessions before the origin, or three times the longest horizon
 
@@ -111,7 +112,8 @@ def _delayed(delay: int) -> list[str]:
 def _fans(run: Run, facts: Mapping[str, Any], rows: pd.DataFrame) -> str:
     """Fan charts, under what is interpolated in them."""
     symbols = rows["symbol"].unique()
-    places = np.linspace(0, len(symbols) - 1, min(MOST_CHARTS, len(symbols)))
+    drawn = len(symbols) if len(symbols) <= MOST_CHARTS else FEW_CHARTS
+    places = np.linspace(0, len(symbols) - 1, drawn)
     chosen = symbols[places.round().astype(int)]
     horizons = in_words(sorted(rows["horizon"].unique()))
     lines = "the dashed median and the bands are"
