@@ -20,6 +20,7 @@ import pandas as pd
 
 from forecast.prices.client import Answer, Client, Clock, Outcome, utc_now
 from forecast.prices.exchanges import DAY, calendar_of, final_at
+from forecast.prices.fetched import Fetched, failed, joined, served
 from forecast.prices.freshness import sessions_behind, stamp
 from forecast.prices.revisions import continued, merged, rewritten
 from forecast.prices.store import Damaged, Manifest, Store, Stored
@@ -30,45 +31,7 @@ GIVE_UP = 6  # symbols in a row that cannot be reached end the batch
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0  # seconds between attempts: doubled each time, with jitter
 
 
-Shown = Callable[[Iterator["Fetched"], int], Iterable["Fetched"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
-    """What became of one symbol of a batch.
-
-    Attributes
-    ----------
-    cause, advice : str
-        Of the outcome; empty where all is well.
-    asked : bool
-        Whether Yahoo was asked; what is complete is not.
-    rows : int
-        Sessions stored now; 0 where there is no file.
-    added : int
-        Of these, new ones.
-    last : str or None
-        Newest stored session.
-    behind : int
-        Final sessions of its exchange since then and since Yahoo was last asked: 0 is fresh.
-    changed : str or None
-        What was rewritten.
-    """
-
-    symbol: str
-    outcome: Outcome
-    cause: str = ""
-    advice: str = ""
-    asked: bool = True
-    rows: int = 0
-    added: int = 0
-    last: str | None = None
-    behind: int = 0
-    changed: str | None = None
-
-    @property
-    def fresh(self) -> bool:
-        return self.outcome in (Outcome.OK, Outcome.PARTIAL) and self.behind == 0
+Shown = Callable[[Iterator[Fetched], int], Iterable[Fetched]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +108,7 @@ def _complete(
         return None
     if manifest is None or not _covers(manifest, start) or sessions_behind(manifest, now, end):
         return None
-    return _result(symbol, Outcome.OK, manifest, now, end, asked=False)
+    return served(symbol, Outcome.OK, manifest, now, end, asked=False)
 
 
 def _covers(manifest: Manifest, start: np.datetime64 | None) -> bool:
@@ -217,8 +180,8 @@ class _Batch:
         outcome = Outcome.UNREACHABLE if why is None else why.outcome
         cause = "not asked" + (f", since {why.symbol} ended so: {why.cause}" if why else "")
         manifest = stored.manifest if stored else None
-        answer = Answer(symbol=symbol, outcome=outcome, cause=_joined(note, cause))
-        return _failed(answer, manifest, now, self._end, asked=False)
+        answer = Answer(symbol=symbol, outcome=outcome, cause=joined(note, cause))
+        return failed(answer, manifest, now, self._end, asked=False)
 
     def _asked(self, symbol: str, stored: Stored | None, note: str) -> Fetched:
         before = None if stored is None else stored.manifest
@@ -235,12 +198,12 @@ class _Batch:
                 frame = self._final(answer)
                 change = rewritten(stored.frame, frame)
                 if change is None:
-                    joined = continued(stored.frame, frame)
-                    added = len(joined) - len(stored.frame)
-                    return self._write(symbol, joined, answer, before, added)
+                    longer = continued(stored.frame, frame)
+                    added = len(longer) - len(stored.frame)
+                    return self._write(symbol, longer, answer, before, added)
         answer = self._ask(symbol, wanted)
         if answer.frame is None:  # what is stored stays, and is asked about again next time
-            return self._failed(answer, before, _joined(note, change or ""))
+            return self._failed(answer, before, joined(note, change or ""))
         frame = self._final(answer)
         if not frame["close"].notna().any():
             cause = "its first session has not ended yet"
@@ -272,9 +235,7 @@ class _Batch:
         changed: str | None = None,
     ) -> Fetched:
         now, listing = self._clock(), answer.listing
-        told = replace(before, checked=stamp(now))
-        if answer.frame is not None:
-            told = replace(told, fetched=stamp(now))
+        told = replace(before, checked=stamp(now), fetched=stamp(now))
         if listing is not None:  # what it does not say now was said before
             said = {name: value for name, value in asdict(listing).items() if value is not None}
             told = replace(told, **said)
@@ -286,11 +247,11 @@ class _Batch:
         if behind:
             outcome = Outcome.PARTIAL
             cause = f"the newest {behind} sessions are missing: Yahoo ends on {manifest.last}"
-        result = _result(symbol, outcome, manifest, now, self._end, cause=cause)
+        result = served(symbol, outcome, manifest, now, self._end, cause=cause)
         return replace(result, added=added, changed=changed)
 
     def _failed(self, answer: Answer, before: Manifest | None, note: str) -> Fetched:
-        return _failed(answer, before, self._clock(), self._end, note=note)
+        return failed(answer, before, self._clock(), self._end, note=note)
 
     def _final(self, answer: Answer) -> pd.DataFrame:
         """Rows whose session is over: today's bar still moves."""
@@ -358,51 +319,6 @@ class _Batch:
         return answer
 
 
-def _result(
-    symbol: str,
-    outcome: Outcome,
-    manifest: Manifest,
-    now: np.datetime64,
-    end: np.datetime64 | None,
-    *,
-    cause: str = "",
-    asked: bool = True,
-) -> Fetched:
-    answer = Answer(symbol=symbol, outcome=outcome, cause=cause)
-    return Fetched(
-        symbol=symbol,
-        outcome=outcome,
-        cause=cause,
-        advice=answer.advice,
-        asked=asked,
-        rows=manifest.rows,
-        last=manifest.last,
-        behind=sessions_behind(manifest, now, end),
-    )
-
-
-def _failed(
-    answer: Answer,
-    manifest: Manifest | None,
-    now: np.datetime64,
-    end: np.datetime64 | None,
-    *,
-    note: str = "",
-    asked: bool = True,
-) -> Fetched:
-    """What is stored stays and is told."""
-    cause = _joined(note, answer.cause)
-    if manifest is not None:
-        return _result(answer.symbol, answer.outcome, manifest, now, end, cause=cause, asked=asked)
-    return Fetched(
-        symbol=answer.symbol,
-        outcome=answer.outcome,
-        cause=cause,
-        advice=answer.advice,
-        asked=asked,
-    )
-
-
 def _manifest(symbol: str, start: str | None) -> Manifest:
     """Of a symbol that is fetched for the first time."""
     return Manifest(
@@ -413,7 +329,3 @@ def _manifest(symbol: str, start: str | None) -> Manifest:
 
 def _day(date: pd.Timestamp) -> np.datetime64:
     return date.to_datetime64().astype("datetime64[D]")
-
-
-def _joined(*sentences: str) -> str:
-    return "; ".join(sentence for sentence in sentences if sentence)

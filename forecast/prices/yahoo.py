@@ -15,11 +15,12 @@ from forecast.prices.choice import Choice, Symbols
 from forecast.prices.client import Outcome, utc_now
 from forecast.prices.covariates import load_covariates
 from forecast.prices.exchanges import exchange_sessions, read_calendar
+from forecast.prices.fetched import Fetched
 from forecast.prices.findings import Finding
 from forecast.prices.frame import OLD, Prices, checked, some, total_return
 from forecast.prices.freshness import ended, sessions_behind
 from forecast.prices.quality import inspect
-from forecast.prices.refresh import Fetched, Pace, refresh
+from forecast.prices.refresh import Pace, refresh
 from forecast.prices.sound import is_sound, sound
 from forecast.prices.store import Damaged, Store, Stored
 

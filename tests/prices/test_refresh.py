@@ -20,7 +20,8 @@ from pandas.testing import assert_frame_equal
 
 from forecast.prices import refresh as module
 from forecast.prices.client import Outcome
-from forecast.prices.refresh import ATTEMPTS, GIVE_UP, OVERLAP, Fetched, Pace, refresh
+from forecast.prices.fetched import Fetched
+from forecast.prices.refresh import ATTEMPTS, GIVE_UP, OVERLAP, Pace, refresh
 from forecast.prices.store import Store
 
 SESSIONS = 400
