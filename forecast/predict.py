@@ -152,7 +152,9 @@ def _publish(
             writer.write(table)
     shown = summary(prediction, expected)
     result.write("predictions.csv", shown)
-    last = prices.frame.groupby("symbol", observed=True).tail(HISTORY)
+    codes = prices.frame["symbol"].cat.codes.to_numpy()
+    ends = np.searchsorted(codes, codes, side="right")  # where each row's symbol ends
+    last = prices.frame[ends - np.arange(len(codes)) <= HISTORY]
     price = last["raw_close"].fillna(last["close"]) if "raw_close" in last else last["close"]
     history = last[["symbol", "date"]].assign(symbol=last["symbol"].astype(str), price=price)
     result.write("history.parquet", history.reset_index(drop=True))
