@@ -340,7 +340,8 @@ def _live(config: Mapping[str, Any], settings: Backtest) -> tuple[Path, dict[str
     from forecast.prices import load_prices
 
     def load(section: Mapping[str, Any], symbols: Sequence[str]) -> Prices:
-        offline = {"offline": True} if config["data"].get("offline") else {}
+        typed, same = config["data"], section["_target_"] == config["data"]["_target_"]
+        offline = {"offline": True} if same and typed.get("offline") else {}
         return load_prices({**section, **offline, "symbols": list(symbols)})
 
     run = str(settings.forecasts).partition(":")[2] or None
