@@ -25,7 +25,8 @@ from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import HEADS, PositionHead
-from forecast.models.pipeline import loss_options, make_datamodule
+from forecast.models.options import loss_options
+from forecast.models.pipeline import make_datamodule
 
 
 class Clock(pl.Callback):

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, Told, door, instantiate, plain
+from forecast.config import ForecastError, instantiate, plain
+from forecast.door import door
 from forecast.run import Run, run_name
 from forecast.settings import SECTIONS, Settings, check_sections
 
@@ -128,12 +129,12 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
 
 def _checked(subject: Subject) -> str:
     """Refuse wrong options of a configuration before anything is run; a hash of own code."""
-    from forecast.models.pipeline import check_options
+    from forecast.models.options import check_options
 
     own, config = "", subject.config
     if subject.trained:
         # An audit works on the CPU, wherever a run was trained.
-        trainer = {**config["trainer"], "accelerator": "cpu"}
+        trainer = {**config["trainer"], "accelerator": "cpu", "devices": 1}
         own = check_options({**config, "trainer": trainer})[1]
     if subject.rules and subject.positions:
         raise ForecastError("head=position states weights already: leave strategy out.")
@@ -374,7 +375,7 @@ def _main(cfg: DictConfig) -> None:
     if status == "fail":  # which the lines have told: exit status 1 and no more words
         if HydraConfig.get().mode == RunMode.RUN:
             sys.exit(1)
-        raise Told
+        raise ForecastError(f"the audit fails: see {result.path / 'audit.json'}.")
 
 
 main = door("audit", _main)

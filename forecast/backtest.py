@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, check, door, instantiate, plain
-from forecast.run import PARTS, Run, run_name
+from forecast.config import ForecastError, check, instantiate, plain
+from forecast.door import door
+from forecast.run import PARTS, Run, run_name, same_run
 from forecast.settings import (
     BACKTEST_SECTIONS,
     Backtest,
@@ -73,7 +74,13 @@ class Stage:
     reported: bool = True
 
 
-def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ()) -> Run:
+def backtest(
+    cfg: DictConfig | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    prices: Prices | None = None,
+    names: Sequence[str] = (),
+) -> Run:
     """Refit and forecast as time goes on, score all models on the same rows, trade what is asked.
 
     Parameters
@@ -83,6 +90,11 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
         `weights` those are traded, and nothing is trained.
     overrides : sequence of str
         What was typed, for the record.
+    prices : Prices, optional
+        By default those that `cfg.data` says.
+    names : sequence of str, optional
+        The runs that this must be, forecasts and portfolio: anything else is refused before it is
+        worked on.
 
     Returns
     -------
@@ -115,7 +127,7 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
         )
     check_options(config)  # traded or not: a typing error is one either way
     device, own = _checked(config) if walked else ("none", "")
-    prices = load_prices(config["data"]) if walked or traded else None
+    prices = (prices or load_prices(config["data"])) if walked or traded else None
     plan = make_plan(config, prices, walked=walked) if prices is not None and traded else None
     # Forecasts do not depend on how they are traded.
     asked = {key: value for key, value in config.items() if key not in TRADING}
@@ -123,6 +135,7 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
     force = settings.force and plan is None
     if prices is not None and walked:
         stage = _walked(asked, settings, walk, prices, device, own)
+        same_run(stage.run.name, names)
         run = _completed(stage, overrides, force=force)
     elif settings.weights is None:
         run = _completed(_given(asked, settings), overrides, force=force)
@@ -133,6 +146,7 @@ def backtest(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = 
             config = {key: config[key] for key in (*SCORING, *TRADING, *WHERE)}
             own = run.data["sha256"] if run else _sha256("weights", [Path(str(settings.weights))])
         stage = _traded(config, settings, walk, plan, prices, run, device=device, own=own)
+        same_run(stage.run.name, names)
         run = _completed(stage, overrides, force=settings.force)
     assert run is not None  # weights are always traded
     return run
@@ -194,7 +208,7 @@ def _checked(config: dict[str, Any]) -> tuple[str, str]:
     from forecast.dataset.folds import walk_forward
     from forecast.evaluation.recalibration import SUFFIX
     from forecast.models.choice import check_models
-    from forecast.models.pipeline import check_options
+    from forecast.models.options import check_options
 
     check(config["split"], "split", walk_forward, only=("validation",))
     device, own = check_options(config)
@@ -405,18 +419,16 @@ def _traded(
     )
 
 
-def _main(cfg: DictConfig) -> float | None:
+def _main(cfg: DictConfig) -> Run:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from forecast.prices import shared_prices
+
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and cfg.evaluate is None:
-        # A sweep chooses; choosing by test scores would make them worthless. The first fold alone
-        # is fitted, since its validation range lies before every test date.
-        cfg.evaluate = ["validation"]
-    run = backtest(cfg, overrides=list(hydra.overrides.task))
-    objective: float | None = run.metrics["objective"]  # what a sweeper minimises
-    return objective
+    swept = hydra.mode == RunMode.MULTIRUN and not (cfg.forecasts or cfg.weights)
+    prices = shared_prices(plain(cfg)["data"]) if swept else None
+    return backtest(cfg, overrides=list(hydra.overrides.task), prices=prices)
 
 
 main = door("backtest", _main)

@@ -1,4 +1,4 @@
-"""Configuration: where it lies, how it is composed and checked, what names a run, how doors open.
+"""Configuration: where it lies, how it is composed and checked, and what names a run.
 
 Nothing here loads torch, plotly or a price source.
 """
@@ -11,12 +11,9 @@ import hashlib
 import importlib
 import inspect
 import json
-import os
-import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -303,65 +300,3 @@ def _leaves(node: Any, prefix: str = "") -> list[str]:
             if hasattr(value, "items"):
                 keys += _leaves(value, f"{prefix}{name}.")
     return keys
-
-
-class Told(Exception):
-    """A job's error that was printed when it happened; raised on so that Hydra counts it."""
-
-
-def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
-    """The command line of a door: Hydra around a plain function.
-
-    Our own errors, and Hydra's about the command line, become one line and exit status 1 without a
-    traceback (`HYDRA_FULL_ERROR=1` shows it); a sweep tells each failed job and goes on.
-    """
-
-    @wraps(command)
-    def main() -> None:
-        import hydra
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.errors import HydraException
-        from hydra.types import RunMode
-        from omegaconf.errors import OmegaConfBaseException
-
-        traceback_wanted = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
-        # Hydra would print its own five lines; with this it hands the exception to us instead.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        composed = False
-
-        def job(cfg: DictConfig) -> Any:
-            nonlocal composed
-            composed = True
-            try:
-                return command(cfg)
-            except ForecastError as error:
-                if traceback_wanted:
-                    raise
-                if HydraConfig.get().mode == RunMode.RUN:
-                    _tell(error)
-                    sys.exit(1)  # past Hydra, which would add a line of its own
-                _tell(error, " ".join(HydraConfig.get().overrides.task) + ": ")
-                raise Told from error
-
-        try:
-            own = own_conf()
-            if own is not None and not any(a.startswith(("--config-dir", "-cd")) for a in sys.argv):
-                sys.argv.append(f"--config-dir={own}")
-            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=name)(job)()
-        except KeyboardInterrupt:
-            print("interrupted: the same command continues where this one stopped", file=sys.stderr)
-            sys.exit(130)
-        except Told:
-            sys.exit(1)
-        except (ForecastError, HydraException, OmegaConfBaseException, ValueError) as error:
-            # Hydra raises plain ValueErrors too; one from the command itself is a bug of ours.
-            if traceback_wanted or (composed and isinstance(error, ValueError)):
-                raise
-            _tell(error)
-            sys.exit(1)
-
-    return main
-
-
-def _tell(error: BaseException, where: str = "") -> None:
-    print(f"error: {where}{one_line(error)}", file=sys.stderr, flush=True)

@@ -1,11 +1,15 @@
-"""On what a run was made."""
+"""On what a run was made, and in what process."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import subprocess
+import threading
+import time
+from functools import cache
 from pathlib import Path
 
 PACKAGES = (
@@ -29,3 +33,18 @@ def environment(device: str) -> dict[str, str]:
         "commit": commit or "unknown",
         "device": device,
     }
+
+
+@cache
+def end_with(parent: int) -> None:
+    """Let this process end as soon as its parent is gone, however that was killed.
+
+    It would go on with its work beside the process of the next command, which does the same.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

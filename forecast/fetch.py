@@ -8,7 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, check, door, plain
+from forecast.config import ForecastError, check, plain
+from forecast.door import door
 
 if TYPE_CHECKING:
     import pandas as pd

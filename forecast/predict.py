@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, canonical_id, door, instantiate, plain, without
+from forecast.config import ForecastError, canonical_id, instantiate, plain, without
+from forecast.door import door
 from forecast.run import Run, load_run, run_name
 
 if TYPE_CHECKING:

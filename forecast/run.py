@@ -260,6 +260,23 @@ def run_name(
     return f"{prefix}-" + canonical_id(config, data=data, device=device, version=version, own=own)
 
 
+def same_run(found: str, names: Sequence[str]) -> str:
+    """The name of a run, which must be one of `names` where some are given.
+
+    Raises
+    ------
+    ForecastError
+        It is another one: its prices were revised, its own code was changed, or it was made on
+        another device or by another version.
+    """
+    if names and found not in names:
+        raise ForecastError(
+            f"run {names[-1]} would now be {found}: its prices, its own code, the device or the "
+            "version are others than they were. Repeat its command, and choose again."
+        )
+    return found
+
+
 def load_run(
     run: str | os.PathLike[str],
     outputs: str | os.PathLike[str] | None = None,

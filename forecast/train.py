@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import canonical_id, check, door, instantiate, plain, without
-from forecast.run import PARTS, Run, run_name
+from forecast.config import canonical_id, check, instantiate, plain, without
+from forecast.door import door
+from forecast.run import PARTS, Run, run_name, same_run
 from forecast.settings import SECTIONS, Settings, check_sections
 
 if TYPE_CHECKING:
@@ -26,7 +27,13 @@ if TYPE_CHECKING:
     Evaluate = Callable[[Run, PriceDataModule, Ensemble, Sequence[str]], None]
 
 
-def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ()) -> Run:
+def train(
+    cfg: DictConfig | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    prices: Prices | None = None,
+    names: Sequence[str] = (),
+) -> Run:
     """Train the configured forecaster and score it beside the naive baselines.
 
     Parameters
@@ -35,6 +42,10 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
         From `forecast.compose("train", [...])`.
     overrides : sequence of str
         What was typed, for the record.
+    prices : Prices, optional
+        By default those that `cfg.data` says.
+    names : sequence of str, optional
+        The run that this must be: anything else is refused before it is trained.
 
     Returns
     -------
@@ -50,7 +61,7 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     from forecast.dataset.folds import make_fold
     from forecast.models.choice import states_positions
     from forecast.models.devices import torch_threads
-    from forecast.models.pipeline import check_options
+    from forecast.models.options import check_options
     from forecast.prices import load_prices
 
     start = time.perf_counter()
@@ -59,9 +70,9 @@ def train(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     settings = instantiate({k: v for k, v in config.items() if k not in SECTIONS}, "", Settings)
     check(config["split"], "split", make_fold, only=("validation", "test", "embargo"))
     device, own = check_options(config)
-    prices = load_prices(config["data"])
+    prices = prices or load_prices(config["data"])
     name = run_name(config["model"]["cell"], config, data=prices.sha256, device=device, own=own)
-    run = Run(Path(settings.outputs) / name, allow=[config["head"]["name"]])
+    run = Run(Path(settings.outputs) / same_run(name, names), allow=[config["head"]["name"]])
     for line in prices.omitted:
         print(line)
     with run.lock(), torch_threads(settings.threads):
@@ -234,17 +245,16 @@ def _write_timing(run: Run, seconds: float) -> None:
     )
 
 
-def _main(cfg: DictConfig) -> float | None:
+def _main(cfg: DictConfig) -> Run:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from forecast.prices import shared_prices
+
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and cfg.evaluate is None:
-        # A sweep chooses; choosing by test scores would make them worthless.
-        cfg.evaluate = ["validation"]
-    run = train(cfg, overrides=list(hydra.overrides.task))
-    objective: float | None = run.metrics["objective"]  # what a sweeper minimises
-    return objective
+    swept = hydra.mode == RunMode.MULTIRUN
+    prices = shared_prices(plain(cfg)["data"]) if swept else None
+    return train(cfg, overrides=list(hydra.overrides.task), prices=prices)
 
 
 main = door("train", _main)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,6 @@ from forecast.config import (
     canonical_id,
     check,
     config_dir,
-    door,
     instantiate,
     plain,
     without,
@@ -241,96 +238,9 @@ def test_leaving_out_keys_changes_nothing_of_the_original() -> None:
     assert config == {"a": {"b": 1, "c": 2}, "d": 3}
 
 
-# --------------------------------------------------------------------------------- doors
-
-
-@pytest.fixture
-def call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., tuple[int, list[str]]]]:
-    """Open a door in this process; its exit status and the lines on stderr."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    monkeypatch.chdir(tmp_path)
-
-    def call(command: Callable[..., Any], *typed: str, full: str = "0") -> tuple[int, list[str]]:
-        monkeypatch.setenv("HYDRA_FULL_ERROR", full)
-        monkeypatch.setattr(sys, "argv", ["train", *typed])
-        status = 0
-        try:
-            door("train", command)()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, capfd.readouterr().err.splitlines()
-
-    yield call
-    root.handlers[:], root.level = handlers, level
-
-
-def fail(cfg: Any) -> None:
-    raise ForecastError(f"ensemble={cfg.ensemble} is wrong:\nmend it.")
-
-
-def test_an_error_is_one_line_and_status_1(call: Any) -> None:
-    assert call(fail, "ensemble=5") == (1, ["error: ensemble=5 is wrong: mend it."])
-
-
-def test_an_error_of_the_command_line_is_one_line_and_status_1(call: Any) -> None:
-    said = ["error: model=lsmt is no choice: did you mean lstm?"]
-    assert call(fail, "model=lsmt") == (1, said)
-    assert call(fail, "head=null")[0] == 1
-
-
-def test_the_traceback_is_shown_on_demand(call: Any) -> None:
-    with pytest.raises(ForecastError):
-        call(fail, full="1")
-
-
-def test_a_bug_is_not_dressed_up_as_the_users_error(call: Any) -> None:
-    def broken(cfg: Any) -> None:
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        call(broken)
-
-
-def test_ctrl_c_is_one_line_and_status_130(call: Any) -> None:
-    def interrupted(cfg: Any) -> None:
-        raise KeyboardInterrupt
-
-    status, lines = call(interrupted)
-    assert status == 130
-    assert lines == ["interrupted: the same command continues where this one stopped"]
-
-
-def test_a_failed_job_of_a_sweep_is_told_and_the_others_go_on(call: Any) -> None:
-    seen = []
-
-    def sometimes(cfg: Any) -> float:
-        seen.append(cfg.ensemble)
-        if cfg.ensemble == 2:
-            fail(cfg)
-        return 0.0
-
-    status, lines = call(sometimes, "-m", "ensemble=1,2,3")
-    assert seen == [1, 2, 3]
-    assert status == 1
-    assert "error: ensemble=2: ensemble=2 is wrong: mend it." in lines
-    assert not any("Traceback" in line for line in lines)
-
-
-def test_a_command_runs_where_it_is_called_and_leaves_nothing_of_hydras(
-    call: Any, tmp_path: Path
-) -> None:
-    where = []
-    assert call(lambda cfg: where.append(os.getcwd()), "outputs=here") == (0, [])
-    assert where == [str(tmp_path)]
-    assert list((tmp_path / "here").iterdir()) == []
-
-
 # ------------------------------------------------------------------------- lazy imports
 
-DOORS = ("train", "backtest", "audit", "fetch", "predict")
+DOORS = ("train", "backtest", "audit", "fetch", "leaderboard", "predict")
 HEAVY = ("torch", "pytorch_lightning", "lightning_fabric", "plotly", "yfinance", "pandas", "arch")
 
 

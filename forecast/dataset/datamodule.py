@@ -100,6 +100,10 @@ class PriceDataModule(pl.LightningDataModule):
             )
         return self._tensors
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that train together: each moves the panel to its own device."""
+        return {**self.__dict__, "_tensors": None}
+
     def _device(self) -> torch.device:
         assert self.trainer is not None
         return self.trainer.strategy.root_device
@@ -128,11 +132,18 @@ class PriceDataModule(pl.LightningDataModule):
             seed=self.seed,
             member=self.member,
             steps_done=lambda: trainer.global_step,
+            rank=trainer.global_rank,
+            devices=trainer.world_size,
         )
 
     def val_dataloader(self) -> CarriedPass:
+        assert self.trainer is not None
         return CarriedPass(
-            self.ranges["validation"], self.panel.offsets, self.tensors(self._device())
+            self.ranges["validation"],
+            self.panel.offsets,
+            self.tensors(self._device()),
+            rank=self.trainer.global_rank,
+            devices=self.trainer.world_size,
         )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:

@@ -238,6 +238,9 @@ class TrainingBatches:
         Batches of an epoch.
     steps_done : callable
         Steps trained so far; Lightning's epoch counter is one too low after a resume.
+    rank, devices : int
+        Which process this is, of how many that train one network together: all deal the same
+        batches, and each takes its share of the windows of each.
     """
 
     def __init__(
@@ -249,10 +252,13 @@ class TrainingBatches:
         seed: int,
         member: int,
         steps_done: Callable[[], int],
+        rank: int = 0,
+        devices: int = 1,
     ) -> None:
         self.windows, self.tensors = windows, tensors
         self.steps, self.seed, self.member = steps, seed, member
         self.steps_done = steps_done
+        self.rank, self.devices = rank, devices
 
     def __len__(self) -> int:
         return self.steps
@@ -260,8 +266,15 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.steps_done() // self.steps
         random = np.random.default_rng((self.seed, self.member, epoch))
-        for low_B, high_B, symbol_B in self.windows.deal(random, self.steps):
-            yield self.windows.gather(self.tensors, low_B, high_B, symbol_B)
+        for cut in self.windows.deal(random, self.steps):
+            yield self.windows.gather(self.tensors, *self._share(cut))
+
+    def _share(self, cut: Cut) -> Cut:
+        """This process's windows of a batch; where there are too few, one in which none counts."""
+        low_B, high_B, symbol_B = (whole_B[self.rank :: self.devices] for whole_B in cut)
+        if not len(low_B):  # the others would wait for a process without a step
+            low_B, high_B, symbol_B = cut[0][:1], cut[0][:1], cut[2][:1]
+        return low_B, high_B, symbol_B
 
 
 class CarriedPass:
@@ -273,6 +286,8 @@ class CarriedPass:
         Rows wanted. The pass starts at each symbol's first row and ends with the range.
     symbols : array of int, optional
         Symbols of the pass, by default all with a row in the range.
+    rank, devices : int
+        Which process this is, of how many that share the blocks.
     """
 
     def __init__(
@@ -282,9 +297,17 @@ class CarriedPass:
         tensors: PanelTensors,
         *,
         symbols: np.ndarray | None = None,
+        rank: int = 0,
+        devices: int = 1,
     ) -> None:
         self.range, self.offsets, self.tensors = range, offsets, tensors
-        self.blocks = range.blocks(BLOCK_SYMBOLS) if symbols is None else [symbols]
+        blocks = range.blocks(BLOCK_SYMBOLS) if symbols is None else [symbols]
+        self.blocks = blocks[rank::devices]
+        if not self.blocks:
+            # One session of which no row is wanted: Lightning leaves out the validation of a
+            # process without a step, and the others would wait for its sum.
+            nothing = offsets[:-1] + 1
+            self.range, self.blocks = Range(low=nothing, high=nothing), blocks[:1]
 
     def _sessions(self, symbol_B: np.ndarray) -> int:
         return int(np.max(self.range.high[symbol_B] - self.offsets[symbol_B]))

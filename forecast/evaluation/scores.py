@@ -229,7 +229,7 @@ def _hash(symbols: pd.Series, day: Array) -> Array:
     return mixed
 
 
-def objective(scores: Mapping[str, Any], model: str) -> float:
+def objective(scores: Mapping[str, Any], model: str, *, part: str = "validation") -> float:
     """What sweeps minimise: validation crps in scaled units, mean over horizons.
 
     For a model without quantiles, scaled absolute error, the crps of a point mass.
@@ -237,13 +237,13 @@ def objective(scores: Mapping[str, Any], model: str) -> float:
     Raises
     ------
     ForecastError
-        Where the model is not scored on the validation part.
+        Where the model is not scored on the part.
     """
     try:
-        horizons = scores["validation"][model].values()
+        horizons = scores[part][model].values()
     except KeyError:
         raise ForecastError(
-            f"{model} is not scored on the validation part. Add validation to evaluate."
+            f"{model} is not scored on the {part} part. Add {part} to evaluate."
         ) from None
     name = "crps_scaled"
     if any(row[name] is None for row in horizons):

@@ -137,7 +137,7 @@ def weights_of(
 def small(config: Config, *, epochs: int, **changes: Any) -> dict[str, Any]:
     """The configuration with one member, on the CPU, for so many epochs at most."""
     patience = min(config["trainer"]["patience"], epochs)
-    trainer = {"accelerator": "cpu", "max_epochs": epochs, "patience": patience}
+    trainer = {"accelerator": "cpu", "devices": 1, "max_epochs": epochs, "patience": patience}
     return {
         **config,
         "ensemble": 1,

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from forecast.config import ForecastError, check, instantiate
+from forecast.config import ForecastError, canonical_id, check, instantiate
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Fold, make_fold, walk_forward
 from forecast.dataset.market import Market
@@ -17,6 +17,8 @@ from forecast.models.choice import states_positions
 from forecast.prices.frame import Prices
 
 Config = Mapping[str, Any]
+
+_newest: dict[str, Panel] = {}  # the panel that was asked for last, by all that it follows from
 
 
 def make_task(config: Config) -> Task:
@@ -41,13 +43,24 @@ def make_task(config: Config) -> Task:
 
 
 def panel_of(config: Config, prices: Prices, *, market: Market | None = None) -> Panel:
-    """The panel of a configuration; every fold of a walk-forward reads the same one."""
-    return make_panel(
-        prices,
-        instantiate(config["features"], "features", FeatureSet),
-        market=market or config["data"]["market"],
-        max_gap=config["data"]["max_gap"],
+    """The panel of a configuration; every fold of a walk-forward reads the same one.
+
+    So do the runs of a process that ask for the same one after the other: the newest panel is kept.
+    """
+    features = instantiate(config["features"], "features", FeatureSet)
+    asked = {"market": config["data"]["market"], "max_gap": config["data"]["max_gap"]}
+    if market is not None:
+        return make_panel(prices, features, **{**asked, "market": market})
+    # Of covariates the hash of the prices knows the values, not from when on they are known.
+    key = canonical_id(
+        {"data": config["data"], "features": config["features"]},
+        prices=prices.sha256,
+        own=features.own_sha256,
     )
+    if key not in _newest:
+        _newest.clear()  # first: two panels may be more than there is memory
+        _newest[key] = make_panel(prices, features, **asked)
+    return _newest[key]
 
 
 def folds_of(config: Config, dates: np.ndarray) -> list[Fold]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import logging
 import math
 import os
 import signal
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
@@ -26,43 +26,12 @@ from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.devices import resolve_device
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import POSITION
+from forecast.models.options import TrainerOptions
+from forecast.models.parallel import Processes, quiet
 from forecast.models.position import PositionForecaster
 from forecast.run import write_atomically
 
 HISTORY = ("member", "epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerOptions:
-    """How long and where to train.
-
-    Parameters
-    ----------
-    accelerator : str
-        auto | cpu | gpu.
-    max_epochs : int
-        Passes over the training rows at most.
-    patience : int
-        Epochs without a better validation loss before a member stops.
-    detect_anomaly : bool
-        Stop at the operation that makes a NaN.
-    """
-
-    accelerator: str
-    max_epochs: int
-    patience: int
-    detect_anomaly: bool = False
-
-    def __post_init__(self) -> None:
-        if self.accelerator not in ("auto", "cpu", "gpu"):
-            raise ForecastError(
-                f"trainer.accelerator={self.accelerator!r} is unknown: choose auto, cpu or gpu."
-            )
-        if self.max_epochs < 1 or self.patience < 1:
-            raise ForecastError(
-                f"trainer.max_epochs={self.max_epochs} and trainer.patience={self.patience} must "
-                "be 1 or more."
-            )
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -107,6 +76,7 @@ class History(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Forecaster)
+        train_loss = trainer.strategy.reduce(module.mean_train_loss, reduce_op="mean")
         loss = float(trainer.callback_metrics["validation_loss"])
         if not math.isfinite(loss):
             # Before a checkpoint is written, so that the same command ends here again.
@@ -119,13 +89,20 @@ class History(pl.Callback):
             "member": self.member,
             "epoch": trainer.global_step // trainer.num_training_batches,
             "step": trainer.global_step,
-            "train_loss": float(module.mean_train_loss),
+            "train_loss": float(train_loss),
             "validation_loss": loss,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": time.perf_counter() - self._start,
         }
-        with open(self.path, "a", newline="") as file:
-            csv.DictWriter(file, HISTORY).writerow(row)
+        if trainer.is_global_zero:
+            with open(self.path, "a", newline="") as file:
+                csv.DictWriter(file, HISTORY).writerow(row)
+
+    def losses(self) -> list[float]:
+        """Validation loss of each epoch of this member."""
+        with open(self.path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["member"]) == self.member]
+        return [float(row["validation_loss"]) for row in rows]
 
 
 def fit_member(
@@ -210,29 +187,31 @@ def fit_member(
         )
         for name, monitor in (("best", "validation_loss"), ("last", None))
     )
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = pl.Trainer(
-        accelerator="cpu" if resolve_device(options.accelerator) == "cpu" else "gpu",
-        devices=1,
-        max_epochs=options.max_epochs,
-        gradient_clip_val=optimizer["clip"],
-        detect_anomaly=options.detect_anomaly,
-        callbacks=[history, stopper, keeper, latest],
-        plugins=[AtomicCheckpoints()],
-        logger=logger,
-        default_root_dir=folder,
-        log_every_n_steps=datamodule.steps,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-    )
+    cpu = resolve_device(options.accelerator) == "cpu"
+    several = Processes(cpu=cpu, devices=options.devices) if options.devices > 1 else None
+    watched = several.watched() if several else contextlib.nullcontext()
     began, on_interrupt = time.perf_counter(), signal.getsignal(signal.SIGINT)
     # Each step seeds the global generator; a notebook's own must come back as it was.
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    with torch.random.fork_rng(), warnings.catch_warnings(), watched:
+        quiet()
+        trainer = pl.Trainer(
+            accelerator="cpu" if cpu else "gpu",
+            devices=options.devices,
+            strategy=several or "auto",
+            use_distributed_sampler=False,  # each process takes its share of every batch
+            max_epochs=options.max_epochs,
+            gradient_clip_val=optimizer["clip"],
+            detect_anomaly=options.detect_anomaly,
+            callbacks=[history, stopper, keeper, latest],
+            # This machine's own processes, also as a job of a cluster.
+            plugins=[AtomicCheckpoints(), LightningEnvironment()],
+            logger=logger,
+            default_root_dir=folder,
+            log_every_n_steps=datamodule.steps,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+        )
         try:
             trainer.fit(
                 module, datamodule, ckpt_path=None if state is None else last, weights_only=True
@@ -241,12 +220,11 @@ def fit_member(
             # Lightning makes Ctrl-C an exit of the whole program, and is deaf to the next one.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
-    assert keeper.best_model_score is not None
-    epochs = trainer.global_step // datamodule.steps
+    losses = history.losses()  # the trainer knows nothing of what other processes did
     best = read_checkpoint(checkpoints / "best.ckpt")["global_step"]
     return (
-        f"member {member + 1}: best validation loss {float(keeper.best_model_score):.5f} in epoch "
-        f"{best // datamodule.steps} of {epochs}, {time.perf_counter() - began:.1f} s"
+        f"member {member + 1}: best validation loss {min(losses):.5f} in epoch "
+        f"{best // datamodule.steps} of {len(losses)}, {time.perf_counter() - began:.1f} s"
     )
 
 

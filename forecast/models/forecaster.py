@@ -2,83 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from forecast.config import ForecastError
 from forecast.dataset.windows import Batch, CarriedBatch
 from forecast.models.heads import PositionHead
 from forecast.models.named_heads import make_head
 from forecast.models.networks import Network, State
+from forecast.models.options import Loss, Optimizer
 
-SCHEDULES = ("constant", "cosine", "linear")
 
+def step_seed(seed: int, member: int, step: int, rank: int = 0) -> int:
+    """Seed of one training step, so that dropout after a resume is what it would have been.
 
-@dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), its warm-up and schedule.
-
-    Parameters
-    ----------
-    lr, weight_decay : float
-    beta1, beta2 : float
-        Decay of the means of gradients and of their squares.
-    schedule : str
-        constant | linear | cosine, to 0 at the last step.
-    warmup_steps : int
-        Steps over which the rate rises from 0.
-    clip : float
-        Largest norm of a gradient.
+    Processes that train one network together drop different cells.
     """
-
-    lr: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    schedule: str
-    warmup_steps: int
-    clip: float
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ForecastError(
-                f"optimizer.schedule={self.schedule!r} is unknown: choose {', '.join(SCHEDULES)}."
-            )
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ForecastError(
-                    f"optimizer.{name}={getattr(self, name)} must be above 0 and finite."
-                )
-        for name in ("weight_decay", "warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ForecastError(
-                    f"optimizer.{name}={getattr(self, name)} must be 0 or more and finite."
-                )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ForecastError(
-                    f"optimizer.{name}={getattr(self, name)} must lie in 0 … 1, 1 excluded."
-                )
-
-    def factor(self, step: int, total_steps: int) -> float:
-        """What the rate is multiplied with at a step."""
-        rise = min(1.0, (step + 1) / max(self.warmup_steps, 1))
-        done = min(step / max(total_steps, 1), 1.0)
-        if self.schedule == "cosine":
-            return rise * 0.5 * (1 + math.cos(math.pi * done))
-        return rise * (1 - done if self.schedule == "linear" else 1.0)
-
-
-def step_seed(seed: int, member: int, step: int) -> int:
-    """Seed of one training step, so that dropout after a resume is what it would have been."""
-    return int(np.random.SeedSequence((seed, member, step)).generate_state(1, np.uint64)[0] >> 1)
+    key = (seed, member, step, rank) if rank else (seed, member, step)
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Forecaster(pl.LightningModule):
@@ -128,25 +73,32 @@ class Forecaster(pl.LightningModule):
         self.optimizer_options = Optimizer(**optimizer)
         self.warmup, self.total_steps = warmup, total_steps
         self.seed, self.member, self.clip = seed, member, clip
-        if not clip > 0:
-            raise ForecastError(f"loss.clip={clip} must be above 0 scaled units.")
-        count = network["horizons"]
-        weights = [1.0] * count if horizon_weights is None else list(horizon_weights)
-        sound = all(0 <= w < math.inf for w in weights) and sum(weights) > 0
-        if len(weights) != count or not sound:
-            raise ForecastError(
-                f"loss.horizon_weights={weights} must hold one finite weight ≥ 0 for each of the "
-                f"{count} horizons, not all 0."
-            )
+        weights = Loss(clip=clip, horizon_weights=horizon_weights).weights(network["horizons"])
         weight_H = torch.tensor(weights, dtype=torch.float32)
         self.register_buffer("weight_H", weight_H / weight_H.mean(), persistent=False)
         self._state: State | None = None
+        self.devices = 1
+
+    def setup(self, stage: str) -> None:
+        """Note how many processes train this network together."""
+        self.devices = self.trainer.world_size
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        """Loss of a training batch, a scalar."""
+        """Loss of a training batch, a scalar.
+
+        Of several processes each has a share of the batch. Its loss is weighed by what counts in
+        all shares, and the mean over the processes is the loss of the batch; so are the gradients,
+        of which Lightning's DDP takes the mean.
+        """
         raw_BLHP, _ = self.network(batch.x_BLF, warmup=self.warmup)
         total, weight = self._loss_sums(raw_BLHP, batch, self.warmup)
-        return total / weight.clamp(min=1)
+        return self.devices * total / self._over_all(weight).clamp(min=1)
+
+    def _over_all(self, value: Tensor) -> Tensor:
+        """The sum over all processes that train this network."""
+        if self.devices > 1:
+            distributed.all_reduce(value)
+        return value
 
     def _loss_sums(self, raw_BLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:
         assert not isinstance(self.head, PositionHead)  # which a PositionForecaster trains
@@ -162,7 +114,7 @@ class Forecaster(pl.LightningModule):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         # The device's own generator: torch.manual_seed notes a stack trace for every other one.
-        seed = step_seed(self.seed, self.member, self.global_step)
+        seed = step_seed(self.seed, self.member, self.global_step, self.global_rank)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         else:
@@ -172,11 +124,11 @@ class Forecaster(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log("train_loss", self.mean_train_loss)
+        self.log("train_loss", self.mean_train_loss, sync_dist=True)
 
     @property
     def mean_train_loss(self) -> Tensor:
-        """Mean loss of the epoch's steps, dropout included."""
+        """Mean loss of the epoch's steps, dropout included; of this process's shares."""
         return self.train_loss / self.trainer.num_training_batches
 
     def on_validation_epoch_start(self) -> None:
@@ -192,7 +144,8 @@ class Forecaster(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._state = None
-        self.log("validation_loss", self._sums[0] / self._sums[1], prog_bar=True)
+        total, weight = self._over_all(self._sums)
+        self.log("validation_loss", total / weight, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with its schedule, a step at a time."""

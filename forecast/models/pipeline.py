@@ -9,81 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from forecast.config import ForecastError, check, instantiate
+from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
-from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Fold
 from forecast.dataset.market import Market
-from forecast.dataset.panel import make_panel
 from forecast.forecasts import ForecastWriter
 from forecast.models.baselines import NAIVE, make_baselines, pooled
 from forecast.models.block import blocks
 from forecast.models.checkpoints import best_checkpoint
 from forecast.models.configured import Config, folds_of, make_task, panel_of
-from forecast.models.devices import resolve_device
 from forecast.models.ensemble import Ensemble
-from forecast.models.fit import TrainerOptions, fit_member
-from forecast.models.forecaster import Forecaster, Optimizer
-from forecast.models.loggers import check_logger, make_logger
-from forecast.models.named_heads import make_head, own_head_sha256
-from forecast.models.networks import Network
-from forecast.prices import OF_THE_PANEL
+from forecast.models.fit import fit_member
+from forecast.models.loggers import make_logger
+from forecast.models.named_heads import make_head
+from forecast.models.options import TrainerOptions, loss_options
 from forecast.prices.frame import Prices
 from forecast.prices.simulated import Truth
-
-MODEL = ("cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "bidirectional")
-
-
-def loss_options(config: Config) -> dict[str, Any]:
-    """The section `loss`, horizons weighted by 1/h unless it says otherwise.
-
-    Targets over h sessions overlap, so as many of them hold 1/h of the information; at equal
-    weights early stopping follows the noise of the longest horizon.
-    """
-    options = dict(config["loss"])
-    if options["horizon_weights"] is None:
-        options["horizon_weights"] = [1 / h for h in config["horizons"]]
-    return options
-
-
-def check_options(config: Config) -> tuple[str, str]:
-    """Refuse wrong options before anything is read or written.
-
-    Returns
-    -------
-    device : str
-        What the trainer's accelerator means here.
-    own : str
-        sha256 of the code of own features and of an own head; empty without any.
-    """
-    task, head = make_task(config), make_head(config["head"])
-    shape = {"features": 1, "horizons": len(task.horizons), "parameters": head.size}
-    check(config["model"], "model", Network, only=MODEL)
-    instantiate(config["optimizer"], "optimizer", Optimizer)
-    features = instantiate(config["features"], "features", FeatureSet)
-    check(config["loss"], "loss", Forecaster, only=("clip", "horizon_weights"))
-    with torch.device("meta"):  # refuses wrong values; no weights, and nobody's random numbers
-        Forecaster(
-            network={**config["model"], **shape},
-            head=config["head"],
-            optimizer=config["optimizer"],
-            warmup=task.warmup,
-            total_steps=1,
-            seed=config["seed"],
-            member=0,
-            **loss_options(config),
-        )
-    panel = {k: v for k, v in config["data"].items() if k in OF_THE_PANEL}
-    check(panel, "data", make_panel, only=OF_THE_PANEL)
-    check_logger(config["logger"])
-    options = instantiate(config["trainer"], "trainer", TrainerOptions)
-    own = features.own_sha256 + own_head_sha256(config["head"]["name"])
-    return resolve_device(options.accelerator), own
 
 
 def make_datamodule(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -32,3 +34,16 @@ def load_prices(data: str | Mapping[str, Any] = "sp500", **options: Any) -> Pric
     section = plain(compose("train", [f"data={data}"]))["data"] if isinstance(data, str) else data
     arguments = {k: v for k, v in {**section, **options}.items() if k not in OF_THE_PANEL}
     return cast("Prices", instantiate(arguments, "data"))
+
+
+def shared_prices(section: Mapping[str, Any]) -> Prices:
+    """Prices of a whole `data` section, read once by all trials of a sweep in this process.
+
+    They shall be compared on the same prices, also where the source goes on in the meantime.
+    """
+    return _shared(json.dumps(section, sort_keys=True, default=str))
+
+
+@lru_cache(maxsize=1)
+def _shared(section: str) -> Prices:
+    return load_prices(json.loads(section))

@@ -1,6 +1,6 @@
-"""The report of a run: one self-contained HTML page, made from the files of its folder alone.
+"""Self-contained HTML pages, and the report of a run, made from the files of its folder alone.
 
-The page loads nothing: plotly.js stands in it once, and a content security policy refuses every
+A page loads nothing: plotly.js stands in it once, and a content security policy refuses every
 other script and every address. Figures lie in it as JSON that is read, never executed. Whatever
 comes from data or configuration is escaped. The same files give the same bytes.
 """
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from plotly.offline import get_plotlyjs
 
@@ -20,6 +22,7 @@ from forecast.report import prediction
 from forecast.report.provenance import configuration, data, environment
 from forecast.run import Run, write_atomically
 
+TEST_OPENED = "test range opened"  # a stamp
 # plotly.js would offer to send a figure to its makers' cloud.
 DRAWING = """
 for (const script of document.querySelectorAll('script[data-figure]')) {
@@ -33,22 +36,35 @@ for (const script of document.querySelectorAll('script[data-figure]')) {
 
 def write_report(run: Run) -> Path:
     """Write `report.html` into a finished run's folder, whole or not at all; return its path."""
-    sections = _sections(run)
+    path = run.path / "report.html"
+    write_atomically(path, fill(run.name, _stamps(run), _sections(run)))
+    return path
+
+
+def fill(title: str, stamps: Iterable[str], sections: Mapping[str, str]) -> str:
+    """The page of the given sections, under a title and below links to each of them.
+
+    Parameters
+    ----------
+    title : text.
+    stamps : what nobody should miss, set in boxes beside the title; HTML.
+    sections : heading (a few plain words, each another) -> HTML.
+    """
+    marks = "".join(f'<span class="stamp">{stamp}</span>' for stamp in stamps)
     links = "".join(f'<li><a href="#{_id(name)}">{name}</a></li>' for name in sections)
-    body = f'{_title(run)}<nav aria-label="contents"><ul>{links}</ul></nav>' + "".join(
+    contents = f'<nav aria-label="contents"><ul>{links}</ul></nav>'
+    body = f"<h1>{escape(title)}</h1>{marks}{contents}" + "".join(
         f'<section id="{_id(name)}"><h2>{name}</h2>{html}</section>\n'
         for name, html in sections.items()
     )
     plotly = get_plotlyjs()
-    page = Template(files("forecast.report").joinpath("page.html").read_text("utf-8")).substitute(
+    return Template(files("forecast.report").joinpath("page.html").read_text("utf-8")).substitute(
         policy=_policy(plotly, DRAWING),
-        title=escape(run.name),
+        title=escape(title),
         body=body,
         plotly=plotly,
         drawing=DRAWING,
     )
-    write_atomically(run.path / "report.html", page)
-    return run.path / "report.html"
 
 
 def _sections(run: Run) -> dict[str, str]:
@@ -142,17 +158,20 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _title(run: Run) -> str:
-    """The run's name, and stamps nobody should miss."""
-    facts, stamps = run.data or run.json(prediction.FACTS).get("data") or {}, []
+def stamps_of(facts: Mapping[str, Any]) -> list[str]:
+    """What nobody should miss about the data, from the facts of `data.json`."""
+    stamps = []
     if any("surviv" in warning.lower() for warning in facts.get("warnings") or ()):
         stamps.append("survivors only")
     if facts.get("source") == "simulated":
         stamps.append("simulated data")
+    return stamps
+
+
+def _stamps(run: Run) -> list[str]:
+    stamps = stamps_of(run.data or run.json(prediction.FACTS).get("data") or {})
     if run.metrics.get("optimistic"):
         stamps.append("optimistic execution")
     if "test" in run.parts:
-        stamps.append("test range opened")
-    return f"<h1>{escape(run.name)}</h1>" + "".join(
-        f'<span class="stamp">{stamp}</span>' for stamp in stamps
-    )
+        stamps.append(TEST_OPENED)
+    return stamps

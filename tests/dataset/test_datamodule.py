@@ -29,7 +29,9 @@ def module_of(panel: Panel, task: Task = TASK, *, fold: Fold | None = None) -> P
     fold = fold or make_fold(panel.dates, validation=12, test=0.2)
     result = PriceDataModule(panel, fold, task, seed=0)
     device = SimpleNamespace(root_device=torch.device("cpu"))
-    result.trainer = SimpleNamespace(global_step=0, strategy=device)  # type: ignore[assignment]
+    result.trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_step=0, strategy=device, global_rank=0, world_size=1
+    )
     return result
 
 

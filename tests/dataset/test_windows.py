@@ -337,3 +337,56 @@ def test_a_carried_pass_has_one_shape_whatever_the_panel(random_panel: RandomPan
             s.rows_BL.shape for s in CarriedPass(everything, panel.offsets, tensors_of(panel))
         }
     assert shapes == {(module.BLOCK_SYMBOLS, module.BLOCK_SESSIONS)}
+
+
+# Shares of processes that train together
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, steps=st.integers(1, 12), devices=st.integers(1, 5))
+def test_processes_share_the_windows_of_every_batch_and_each_has_a_step(
+    random_panel: RandomPanel, seed: int, steps: int, devices: int
+) -> None:
+    panel = numbered(random_panel(seed, symbols=5))
+    windows = Windows(random_range(panel, seed, warmup=5), panel.offsets, 25, 5)
+    assume(windows.fewest >= steps)
+    key = {"seed": seed, "member": 0, "steps": steps, "steps_done": lambda: 0}
+    tensors = tensors_of(panel)
+    whole = list(TrainingBatches(windows, tensors, **key))
+    shares = [
+        list(TrainingBatches(windows, tensors, rank=rank, devices=devices, **key))
+        for rank in range(devices)
+    ]
+
+    def counted(batches: list[Batch]) -> list[list[float]]:
+        """Inputs, targets and whether they count, of each window with a target."""
+        tables = [torch.cat([b.x_BLF, b.y_BLH, b.mask_BLH], dim=2) for b in batches]
+        return sorted(w.flatten().tolist() for t in tables for w in t if w[:, -1].any())
+
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        assert counted(parts) == counted([batch])
+        sizes = [len(part.x_BLF) for part in parts]
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+        idle = devices - min(len(batch.x_BLF), devices)
+        assert all(not part.mask_BLH.any() for part in parts[devices - idle :])
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_processes_share_the_blocks_of_a_carried_pass_and_each_has_a_step(
+    random_panel: RandomPanel, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_SYMBOLS", 2)
+    panel = numbered(random_panel(2, symbols=5))
+    wanted = Range(low=panel.offsets[:-1] + 3, high=panel.offsets[1:])
+    visited: list[int] = []
+    for rank in range(devices):
+        share = CarriedPass(wanted, panel.offsets, tensors_of(panel), rank=rank, devices=devices)
+        steps = list(share)
+        assert len(steps) == len(share) >= 1
+        for step in steps:
+            assert step.wanted == bool((step.rows_BL >= 0).any()) == (rank < 3)
+            assert step.batch.mask_BLH.any() == (rank < 3)
+            visited += step.rows_BL[step.rows_BL >= 0].tolist()
+    expected = [np.arange(a, b) for a, b in zip(wanted.low, wanted.high, strict=True)]
+    assert sorted(visited) == np.concatenate(expected).tolist()

@@ -21,7 +21,6 @@ from forecast.dataset.task import Task
 from forecast.dataset.windows import CarriedPass
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.ensemble import load_ensemble
-from forecast.models.fit import TrainerOptions
 from forecast.models.forecaster import Forecaster
 from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices
@@ -385,19 +384,6 @@ def test_checkpoints_hold_primitives_and_tensors_alone(fit: Fit, tmp_path: Path)
 
 
 # ------------------------------------------------------------------------------- options
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"accelerator": "tpu"}, "trainer.accelerator='tpu'"),
-        ({"max_epochs": 0}, "trainer.max_epochs=0"),
-        ({"patience": 0}, "trainer.patience=0"),
-    ],
-)
-def test_wrong_options_of_the_trainer_are_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ForecastError, match=said):
-        TrainerOptions(**{"accelerator": "cpu", "max_epochs": 1, "patience": 1, **changes})
 
 
 def test_auto_trains_where_the_id_says_it_does(

@@ -1,4 +1,4 @@
-"""The loss a network is trained on, its schedule, and the carried pass that stops it."""
+"""The loss a network is trained on, and the carried pass that stops it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch, CarriedPass
-from forecast.models.forecaster import Forecaster, Optimizer, step_seed
+from forecast.models.forecaster import Forecaster, step_seed
 from forecast.models.heads import HEADS
 from forecast.models.named_heads import make_head
 
@@ -131,48 +131,6 @@ def test_a_clip_that_leaves_nothing_is_refused(clip: float) -> None:
         forecaster(clip=clip)
 
 
-# ------------------------------------------------------------------------------ schedule
-
-
-def optimizer(**options: Any) -> Optimizer:
-    return Optimizer(**{**OPTIMIZER, **options})
-
-
-@given(step=st.integers(0, 500), total=st.integers(1, 400))
-@settings(max_examples=50, deadline=None)
-def test_schedules_run_from_1_to_0(step: int, total: int) -> None:
-    done = min(step / total, 1)
-    assert optimizer(schedule="constant").factor(step, total) == 1
-    assert optimizer(schedule="linear").factor(step, total) == pytest.approx(1 - done)
-    cosine = optimizer(schedule="cosine").factor(step, total)
-    assert cosine == pytest.approx((1 + math.cos(math.pi * done)) / 2)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-def test_the_rate_rises_over_the_warmup_steps_and_never_is_zero_before_the_end(
-    schedule: str,
-) -> None:
-    made = optimizer(schedule=schedule, warmup_steps=10)
-    rises = [made.factor(step, 1000) for step in range(12)]
-    assert rises[0] == pytest.approx(0.1)
-    assert all(a < b for a, b in zip(rises[:9], rises[1:10], strict=True))
-    assert all(made.factor(step, 100) > 0 for step in range(100))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("lr", 0.0), ("lr", -1.0), ("lr", math.nan), ("lr", math.inf), ("clip", 0.0),
-        ("weight_decay", -1.0), ("weight_decay", math.nan), ("beta1", 1.0), ("beta1", -0.1),
-        ("beta2", 2.0), ("warmup_steps", -1), ("schedule", "steps"),
-    ],
-)  # fmt: skip
-def test_values_that_the_optimiser_cannot_take_are_refused(key: str, value: Any) -> None:
-    with pytest.raises(ForecastError, match=rf"optimizer\.{key}") as caught:
-        optimizer(**{key: value})
-    assert "\n" not in str(caught.value)
-
-
 # --------------------------------------------------------------------------------- seeds
 
 
@@ -201,6 +159,12 @@ def test_every_step_of_every_member_and_seed_has_a_seed_of_its_own() -> None:
     assert len(seeds) == 4 * 4 * 50
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert step_seed(10**23, 0, 0) == step_seed(10**23, 0, 0)
+
+
+def test_processes_that_train_together_drop_other_cells_and_the_first_those_of_one() -> None:
+    seeds = [step_seed(1, 2, 3, rank) for rank in range(4)]
+    assert seeds[0] == step_seed(1, 2, 3)
+    assert len(set(seeds)) == 4
 
 
 def test_dropout_of_a_step_does_not_depend_on_what_was_drawn_before() -> None:

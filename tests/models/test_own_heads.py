@@ -14,7 +14,8 @@ import torch
 from forecast.config import ForecastError
 from forecast.models.ensemble import load_ensemble
 from forecast.models.named_heads import make_head, own_head_sha256
-from forecast.models.pipeline import check_options, fit_ensemble, make_datamodule
+from forecast.models.options import check_options
+from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices
 
 CODE = '''

@@ -32,7 +32,8 @@ from forecast.models.forecaster import Forecaster
 from forecast.models.heads import PositionHead
 from forecast.models.named_heads import make_head
 from forecast.models.networks import Network
-from forecast.models.pipeline import check_options, fit_ensemble, make_datamodule
+from forecast.models.options import check_options
+from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.models.position import PositionForecaster, scattered
 from forecast.prices.frame import Prices
 
