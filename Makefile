@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune backtest audit bench-training bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
+.PHONY: train test lint prune backtest audit sweep leaderboard bench-sweep bench-training bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
@@ -13,6 +13,12 @@ backtest: $(VENV)/ready  # 2010 to 2022, every network beside every baseline
 
 audit: $(VENV)/ready
 	$(BIN)/python -m forecast.audit $(ARGS)
+
+sweep: $(VENV)/ready  # 24 architectures, two seeds each, a process per core
+	$(BIN)/python -m forecast.train -m sweep=architectures hydra/launcher=joblib $(ARGS)
+
+leaderboard: $(VENV)/ready
+	$(BIN)/python -m forecast.leaderboard $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)  # networks so small that threads only wait
@@ -39,6 +45,9 @@ bench-rows: $(VENV)/ready
 
 bench-prediction: $(VENV)/ready
 	$(BIN)/python benchmarks/prediction.py
+
+bench-sweep: $(VENV)/ready
+	$(BIN)/python benchmarks/sweep.py
 
 bench-size: $(VENV)/ready
 	$(BIN)/python benchmarks/size.py

@@ -54,6 +54,8 @@ NOT_IN_ID = (
     "weights",  # by its content
 )
 
+EXTRAS = ("optuna", "ray", "submitit")  # that bring launchers and sweepers of Hydra
+
 
 def config_dir() -> Path:
     """The directory of the shipped configuration: in the installed package, else beside it."""
@@ -258,6 +260,9 @@ def one_line(error: BaseException) -> str:
 
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        extra = choice.partition("_")[0]
+        if group in ("hydra/launcher", "hydra/sweeper") and extra in EXTRAS:
+            return f"{group}={choice} is not installed: pip install 'forecast[{extra}]'"
         return f"{group}={choice} is no choice{nearest(choice, sorted(error.options))}"
     if isinstance(error, OverrideParseException):
         return (

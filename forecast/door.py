@@ -2,7 +2,7 @@
 
 A trial may run in this process, in another one, or on another machine: all that comes back from
 everywhere, whatever the launcher and the sweeper, is a file. So each trial leaves one in the folder
-of the sweep, and at its end they are read.
+of the sweep; they are told as they come, and once more at its end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 
 HERE = "basic"  # the launcher that runs one trial after the other in this process
 CHILDREN = "joblib"  # the one whose processes are this one's children
+GRID = "basic"  # the sweeper that learns nothing
 _sweeps: list[Path] = []  # folder of the sweep that this process began
+_watch = contextlib.ExitStack()  # over its trials, until it ends
 
 
 class Told(Exception):
@@ -49,6 +52,9 @@ class Sweep(Callback):
             _tell(error)
             sys.exit(1)  # Hydra makes a warning of an error
         _sweeps[:] = [Path(config.hydra.sweep.dir).absolute()]
+        _prepare_ray(config)
+        if config.hydra.runtime.choices["hydra/launcher"] != HERE:
+            _watch.enter_context(_followed(_sweeps[0]))
 
 
 def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
@@ -117,6 +123,7 @@ def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
         try:
             opened()
         finally:
+            _watch.close()
             if _sweeps:
                 _end(_sweeps[0])
 
@@ -146,25 +153,79 @@ def _trial(command: Callable[[DictConfig], Any], cfg: DictConfig, *, home: str, 
     number, typed = hydra.job.num, " ".join(hydra.overrides.task)
     file = Path(hydra.sweep.dir) / f"{number}.json"
     start = time.perf_counter()
+
+    def leave(**word: Any) -> None:
+        told = {"trial": typed, "seconds": time.perf_counter() - start, **word}
+        write_atomically(file, json.dumps(told, default=str) + "\n")
+        if launcher == HERE:
+            _tell_trial(number, told)
+
     try:
         _refuse_devices(cfg)
         with contextlib.redirect_stdout(io.StringIO()):  # a run's log and its page tell the same
             run = command(cfg)
     except Exception as error:
         what = one_line(error)
-        if not isinstance(error, ForecastError):
-            traceback.print_exc()  # a bug, or a full disk
+        if not isinstance(error, ForecastError):  # a bug, or a full disk
             what = f"{type(error).__name__}: {what}"
-        _tell(ForecastError(what), f"#{number} {typed}: ")
-        _leave(file, trial=typed, error=what, seconds=time.perf_counter() - start)
+            if launcher == HERE:
+                traceback.print_exc()
         write_atomically(file.with_name(f"{file.stem}-error.txt"), traceback.format_exc())
+        leave(error=what)
+        if hydra.runtime.choices["hydra/sweeper"] == GRID:
+            return None  # an error would keep it from its next batch
         raise Told(what) from None
     value, name = (run.metrics.get("objective"), run.name) if isinstance(run, Run) else (run, "")
-    seconds = time.perf_counter() - start
-    _leave(file, trial=typed, run=name, objective=value, seconds=seconds)
-    scored = "no objective" if value is None else f"objective {value:.5f}"
-    print(f"#{number} {name}: {scored}, {seconds:.1f} s", flush=True)
+    leave(run=name, objective=value)
     return value
+
+
+def _tell_trial(number: int, told: Mapping[str, Any]) -> None:
+    if "error" in told:
+        _tell(ForecastError(told["error"]), f"#{number} {told['trial']}: ")
+        return
+    value = told["objective"]
+    scored = "no objective" if value is None else f"objective {value:.5f}"
+    print(f"#{number} {told['run']}: {scored}, {told['seconds']:.1f} s", flush=True)
+
+
+@contextlib.contextmanager
+def _followed(folder: Path) -> Iterator[None]:
+    """Tell trials that end elsewhere, where what they print is lost in logs or does not come."""
+    over, seen = threading.Event(), set[int]()
+
+    def look() -> None:
+        for number, told in _left(folder):
+            if number not in seen:
+                seen.add(number)
+                _tell_trial(number, told)
+
+    def follow() -> None:
+        while not over.wait(0.2):
+            look()
+        look()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _prepare_ray(config: DictConfig) -> None:
+    """No dashboard and no log of Ray's, and a cluster is joined: the plugin would size its memory."""
+    from omegaconf import OmegaConf, open_dict
+
+    options = OmegaConf.select(config, "hydra.launcher.ray.init")
+    if options is not None:
+        with open_dict(options):
+            options.setdefault("include_dashboard", False)
+            options.setdefault("log_to_driver", False)
+            options.setdefault("logging_level", "ERROR")
+            if options.get("address"):
+                options.setdefault("object_store_memory", None)
 
 
 def _refuse_devices(cfg: DictConfig) -> None:
@@ -184,10 +245,6 @@ def _settle(home: str) -> None:
     os.chdir(home)
     if home not in sys.path:
         sys.path.insert(0, home)
-
-
-def _leave(file: Path, **told: Any) -> None:
-    write_atomically(file, json.dumps(told, default=str) + "\n")
 
 
 def _left(folder: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

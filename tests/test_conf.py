@@ -65,16 +65,15 @@ def snapshot() -> str:
     inside: dict[str, bool] = {}
     for command in COMMANDS:
         groups = groups_of(command)
-        for group in groups:
-            for choice in CHOICES[group]:
-                config = config_of(group, choice, command)
-                for key, _ in leaves(config):
-                    owner = key.partition(".")[0]
-                    if owner == group or owner not in groups:
-                        if key not in inside:
-                            other = canonical_id(changed(config, key))
-                            inside[key] = other != canonical_id(config)
-                        found.setdefault(key, set()).add(choice if owner == group else command)
+        composed = [(g, c, config_of(g, c, command)) for g in groups for c in CHOICES[g]]
+        for group, choice, config in composed or [("", "", plain(compose(command)))]:
+            for key, _ in leaves(config):
+                owner = key.partition(".")[0]
+                if owner == group or owner not in groups:
+                    if key not in inside:
+                        other = canonical_id(changed(config, key))
+                        inside[key] = other != canonical_id(config)
+                    found.setdefault(key, set()).add(choice if owner == group else command)
     return "".join(
         f"{'in ' if inside[key] else 'out'} {key:<34}{' '.join(sorted(found[key]))}\n"
         for key in sorted(found)

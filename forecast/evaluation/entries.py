@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from forecast.run import Run
 
 INNER_NAMES = [f"q{round(100 * level):02d}" for level in INNER]
 Settings = dict[str, Any]  # values by dotted key
+DAMAGED = (ForecastError, KeyError, TypeError, ValueError, AttributeError, OSError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,8 @@ class Entry:
     @cached_property
     def objective(self) -> float | None:
         """What sweeps minimise, on the validation part."""
+        if "validation" not in self.metrics["parts"]:
+            return None
         if self.kind == "positions":
             value = self.metrics.get("objective")
             return None if value is None else float(value)
@@ -96,11 +100,38 @@ class Entry:
         return objective(self.metrics["scores"], self.model, part="test")
 
     @cached_property
+    def values(self) -> Settings:
+        """The configuration by dotted key; of several networks the cell is this one's."""
+        return {**dict(flat(self.config)), "model.cell": self.model}
+
+    @cached_property
     def settings(self) -> Settings:
         """Values by dotted key, of all that makes a configuration another one."""
-        kept = without(self.config, [*NOT_IN_ID, "hydra", "data", "significance"])
-        return dict(flat(kept))
+        return {**dict(flat(without(self.config, NOT_IN_ID))), "model.cell": self.model}
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Scored rows of each horizon; empty for positions."""
+        scores = self.metrics.get("scores", {}).get("validation", {}).get(self.model, {})
+        return tuple(row["rows"] for row in scores.values())
+
+    @cached_property
+    def speed(self) -> tuple[float, float]:
+        """Seconds of its fits and the targets it trained on in a second; NaN where unknown."""
+        if self.command == "train":
+            told = self.run.timing
+            found = [told.get("fit_seconds"), told.get("targets_per_second")]
+            return float(found[0] or np.nan), float(found[1] or np.nan)
+        targets = {fold["index"]: fold["targets"] for fold in self.data["folds"]}
+        seconds, trained = 0.0, 0
+        for fit in self.metrics["fits"][self.model]:
+            with open(self.run.path / fit["folder"] / "history.csv", newline="") as file:
+                epochs = [float(row["seconds"] or 0) for row in csv.DictReader(file)]
+            seconds += sum(epochs)
+            trained += len(epochs) * targets[fit["fold"]]
+        return (seconds, trained / seconds) if seconds else (np.nan, np.nan)
+
+    @cached_property
     def losses(self) -> pd.Series:
         """Objective loss of each validation date: mean over symbols, then over horizons."""
         table = read_forecasts(
@@ -124,7 +155,10 @@ class Entry:
                 [table["origin"].to_numpy(), table["horizon"].to_numpy()]
             )
         ).mean()
-        return by_horizon.unstack().mean(axis=1, skipna=False).dropna()
+        known = by_horizon.unstack().mean(axis=1, skipna=False).dropna()
+        if known.empty:
+            raise ForecastError(f"{self.run.name} has no validation forecasts of {self.model}.")
+        return known
 
     @cached_property
     def parameters(self) -> int | None:
@@ -143,6 +177,13 @@ class Entry:
         with torch.device("meta"):
             built = Network(**network)
         return sum(p.numel() for p in built.parameters() if p.requires_grad)
+
+    def read(self) -> None:
+        """Read all that is to be shown, so that a damaged folder is found before it is ranked."""
+        if self.kind == "forecasts":
+            _ = self.losses
+        _ = self.test, self.parameters, self.speed, self.configuration
+        _ = self.config["seed"], self.config["ensemble"], self.data["source"], self.data["symbols"]
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -171,43 +212,65 @@ def entries(outputs: Path, where: Mapping[str, Any] | None = None) -> tuple[list
     found: list[Entry] = []
     notes: list[str] = []
     for path in sorted(p.parent for p in Path(outputs).glob("*/metrics.json")):
-        if path.name.startswith(".") or not (path / "config.yaml").is_file():
+        if path.name.startswith("."):
             continue
         try:
-            found += _of_run(Run(path))
-        except (ForecastError, KeyError, TypeError, ValueError, AttributeError) as error:
-            notes.append(f"{path.name} is left out: its files are damaged or of another version")
-            del error
+            made = _of_run(Run(path))
+        except DAMAGED:
+            notes.append(_damaged(path))
+            continue
+        found += [entry for entry in made if entry.objective is not None]
+        if any(entry.objective is None for entry in made):
+            notes.append(f"{path.name} is left out: it has no score on the validation part.")
     if not found:
         raise ForecastError(
             f"outputs={outputs} holds no finished run with a validation score. Train some: "
-            "python -m forecast.train -m sweep=architectures."
+            f"python -m forecast.train -m sweep=architectures.{''.join(f' {n}' for n in notes[:1])}"
         )
     asked = dict(flat(where or {}))
-    known = {key for entry in found for key, _ in flat(entry.config)}
+    known = {key for entry in found for key in entry.values}
     for key in asked:
         if key not in known:
             raise ForecastError(f"where: no run has the key {key}{nearest(key, sorted(known))}")
-    kept = [entry for entry in found if fits(dict(flat(entry.config)), asked)]
+    kept = [entry for entry in found if fits(entry.values, asked)]
     if not kept:
         typed = json.dumps(asked, ensure_ascii=False)
         raise ForecastError(
             f"where={typed} fits none of {len(found)} networks. Leave some of it out."
         )
-    return kept, notes
+    whole = []
+    for entry in kept:
+        try:
+            entry.read()
+        except DAMAGED:
+            notes.append(_damaged(entry.run.path))
+            continue
+        whole.append(entry)
+    if not whole:
+        raise ForecastError(f"{notes[-1]} No other run is there to be ranked.")
+    return whole, list(dict.fromkeys(notes))
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"{path.name} is left out: its files are damaged or of another version. Repeat its command "
+        "with force=true, or remove it."
+    )
 
 
 def _of_run(run: Run) -> list[Entry]:
-    """The networks of a run that have a validation score; of a portfolio, none."""
+    """The networks of a run; none of a portfolio, of scored tables and of other commands."""
     config, metrics = run.config, run.metrics
-    if "model" not in config or "validation" not in metrics.get("parts", ()):
+    if not (isinstance(metrics["parts"], list) and isinstance(config, dict) and config):
+        raise ForecastError(f"{run.name} is no run.")
+    if "model" not in config or config.get("forecasts") or config.get("weights"):
         return []
     if run.data.get("source_run") is not None:  # its forecasts are a run of their own
         return []
     models = networks_of(config) if "backtest" in config else [config["model"]["cell"]]
     made = [Entry(run=run, model=model, config=config) for model in models]
-    # Read now, so that a damaged folder is found here.
-    return [entry for entry in made if entry.objective is not None and entry.comparable]
+    _ = [(entry.comparable, entry.objective) for entry in made]  # damage is found here
+    return made
 
 
 def fits(values: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ Hansen, Lunde and Nason (2011), The model confidence set, Econometrica 79.
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,13 @@ def _board(group: Sequence[Entry], ledger: dict[str, int]) -> Board:
     daily = pd.DataFrame()
     if first.kind == "forecasts":
         daily = _daily(group, order)
-    table = _compared(table, daily, runs, reach=max(first.config["horizons"]), notes=notes)
+    reach = max(first.config["horizons"]) + first.config["target"]["delay"]
+    table = _compared(table, daily, runs, reach=reach, notes=notes)
+    if len({entry.rows for entry in group}) > 1:
+        notes.append(
+            "Not all were scored on the same rows, since their warm-up or embargo differs: "
+            "standard errors are those of the dates that all have."
+        )
     asked = runs[keys + (["seed"] if runs["seed"].nunique() > 1 else [])]
     if len(table) > 1:
         notes.append(
@@ -175,15 +182,25 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(key for key in keys if key.endswith((".name", ".cell")) or not follows(key))
 
 
-def shown(value: Any) -> Any:
-    """A setting as one value of a table: lists as text, long ones as their length."""
-    if not isinstance(value, list):
-        return value
-    text = ",".join(map(str, value))
-    return text if len(text) <= LONGEST else f"{len(value)} of them"
+def shown(values: Sequence[Any]) -> list[Any]:
+    """Settings as values of a table: lists as text, long ones as their length.
+
+    Of different lists that would look the same, all but the first are numbered.
+    """
+    names: dict[str, str] = {}  # by what they stand for
+    alike: Counter[str] = Counter()
+    for value in values:
+        whole = json.dumps(value)
+        if isinstance(value, list | Mapping) and whole not in names:
+            name = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            name = name if len(name) <= LONGEST else f"{len(value)} of them"
+            alike[name] += 1
+            names[whole] = name if alike[name] == 1 else f"{name} ({alike[name]})"
+    return [names.get(json.dumps(value), value) for value in values]
 
 
 def _runs(group: Sequence[Entry], keys: Sequence[str]) -> pd.DataFrame:
+    columns = {key: shown([entry.settings.get(key) for entry in group]) for key in keys}
     return pd.DataFrame(
         [
             {
@@ -193,13 +210,13 @@ def _runs(group: Sequence[Entry], keys: Sequence[str]) -> pd.DataFrame:
                 "rank": 0,
                 "seed": entry.config["seed"],
                 "objective": entry.objective,
-                "fit_seconds": entry.run.timing.get("fit_seconds"),
-                "targets_per_second": entry.run.timing.get("targets_per_second"),
+                "fit_seconds": entry.speed[0],
+                "targets_per_second": entry.speed[1],
                 "parameters": entry.parameters,
                 "test": entry.test,
-                **{key: shown(entry.settings.get(key)) for key in keys},
+                **{key: values[place] for key, values in columns.items()},
             }
-            for entry in group
+            for place, entry in enumerate(group)
         ]
     )
 
@@ -211,25 +228,25 @@ def _means(group: Sequence[Entry], keys: Sequence[str]) -> pd.DataFrame:
         by_row.setdefault((entry.configuration, entry.model), []).append(entry)
     rows = []
     short = _short(keys)
+    told = {key: shown([entry.settings.get(key) for entry in group]) for key in short}
+    place = {id(entry): index for index, entry in enumerate(group)}
     for (configuration, model), of in by_row.items():
         scores = np.array([entry.objective for entry in of], np.float64)
         tests = [test for entry in of if (test := entry.test) is not None]
-        told = [f"{short[key]}={shown(of[0].settings.get(key))}" for key in short]
+        settings = [f"{short[key]}={_typed(told[key][place[id(of[0])]])}" for key in short]
         rows.append(
             {
                 "configuration": configuration,
                 "model": model,
-                "settings": " ".join(told),
+                "settings": " ".join(settings),
                 "runs": [entry.run.name for entry in of],
-                "seeds": len(of),
+                "seeds": len({entry.config["seed"] for entry in of}),
                 "objective": float(scores.mean()),
                 "spread": float(scores.std(ddof=1)) if len(of) > 1 else np.nan,
                 "parameters": of[0].parameters,
                 "members": of[0].config["ensemble"],
-                **{
-                    name: float(np.mean([entry.run.timing.get(name) or np.nan for entry in of]))
-                    for name in ("fit_seconds", "targets_per_second")
-                },
+                "fit_seconds": float(np.mean([entry.speed[0] for entry in of])),
+                "targets_per_second": float(np.mean([entry.speed[1] for entry in of])),
                 "opened": len(tests),
                 "test": float(np.mean(tests)) if tests else np.nan,
             }
@@ -251,11 +268,18 @@ def _short(keys: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def _typed(value: Any) -> str:
+    """A setting as it is typed; of a number four digits."""
+    if isinstance(value, float):
+        return format(value, ".4g")
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def _daily(group: Sequence[Entry], order: Mapping[tuple[str, str], int]) -> pd.DataFrame:
     """Losses of the dates that all have, shape dates × configurations."""
     found: dict[int, list[pd.Series]] = {}
     for entry in group:
-        found.setdefault(order[entry.configuration, entry.model], []).append(entry.losses())
+        found.setdefault(order[entry.configuration, entry.model], []).append(entry.losses)
     columns = {
         row: pd.concat(found[row], axis=1).mean(axis=1, skipna=False) for row in sorted(found)
     }
@@ -270,6 +294,9 @@ def _compared(
     difference = (table["objective"] - table["objective"].iloc[0]).to_numpy()
     error = np.full(count, np.nan)
     dates = len(daily)
+    if dates < FEWEST and count > 1:
+        what = f"fewer than {FEWEST} dates are scored" if dates else "Sharpe ratios are ranked"
+        notes.append(f"Differences have no standard errors, since {what}: the best is chosen.")
     if dates >= FEWEST and count > 1:
         noise = _seed_variance(runs)
         if noise is None:

@@ -19,25 +19,27 @@ def text(board: Board, *, most: int = 20) -> str:
     facts, table = board.facts, board.table.head(most)
     opened = bool((board.table["opened"] > 0).any())
     ahead = ", ".join(map(str, facts["horizons"]))
+    ahead += " session ahead" if facts["horizons"] == [1] else " sessions ahead"
     delay = f", from {facts['delay']} on" if facts["delay"] else ""
     score = "minus the Sharpe ratio" if facts["kind"] == "positions" else "crps ÷ scale"
+    last = "     test" if opened else ""
     lines = [
         f"{facts['source']}, {facts['symbols']} symbols, forecast.{facts['command']}, "
-        f"{ahead} sessions ahead{delay}: {score} on {' to '.join(facts['validation'])}",
+        f"{ahead}{delay}: {score} on {' to '.join(facts['validation'])}",
         counted(board.ledger),
         "",
-        f"{'':5} {'model':<6}{'seeds':>6}{'objective':>11}{'±':>9}{'behind':>9}{'se':>9}{'MCS p':>7}"
-        f"{'weights':>9}{'fit s':>8}{'k/s':>6}{'test' if opened else '':>{9 * opened}}  settings",
+        f"{'':5} {'model':<6}{'seeds':>6}{'objective':>10}{'±':>8}{'behind':>8}{'se':>8}"
+        f"{'MCS p':>6}{'weights':>8}{'fit s':>7}{'k/s':>5}{last}  settings",
     ]
     for row in table.to_dict("records"):
         mark = ("*" if row["chosen"] else " ") + ("=" if row["in_mcs"] is True else " ")
         rate = row["targets_per_second"] / 1000
         cells = (
-            f"{mark}{row['rank']:>3} {row['model']:<6}{row['seeds']:>6}{row['objective']:>11.5f}"
-            f"{_number(row['spread'], 9, 5)}{_number(row['difference'], 9, 5)}"
-            f"{_number(row['se'], 9, 5)}{_number(row['mcs_p'], 7, 2)}"
-            f"{_number(row['parameters'], 9, 0)}{_number(row['fit_seconds'], 8, 1)}"
-            f"{_number(rate, 6, 0)}"
+            f"{mark}{row['rank']:>3} {row['model']:<6}{row['seeds']:>6}{row['objective']:>10.5f}"
+            f"{_number(row['spread'], 8, 5)}{_number(row['difference'], 8, 5)}"
+            f"{_number(row['se'], 8, 5)}{_number(row['mcs_p'], 6, 2)}"
+            f"{_number(row['parameters'], 8, 0)}{_number(row['fit_seconds'], 7, 1)}"
+            f"{_number(rate, 5, 0)}"
         )
         cells += _number(row["test"], 9, 5) if opened else ""
         lines.append(f"{cells}  {row['settings']}".rstrip())
@@ -51,6 +53,7 @@ def text(board: Board, *, most: int = 20) -> str:
         [
             *lines,
             legend,
+            "± of the seeds, se of what it is behind; k/s: thousand targets trained on in a second",
             *board.notes,
             *([] if opened else [f"score its test part, once: open={chosen}"]),
         ]

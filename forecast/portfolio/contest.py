@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from forecast.config import ForecastError
-from forecast.evaluation.entries import fits, flat
+from forecast.evaluation.entries import DAMAGED, fits, flat
 from forecast.portfolio.luck import luck
 from forecast.portfolio.strategies import FROM_PRICES
-from forecast.portfolio.trials import trials
+from forecast.portfolio.trials import COLUMNS, trials
 from forecast.run import Run
 
 PART = "validation"  # what choices are made on
@@ -51,16 +49,22 @@ def contests(outputs: Path, where: Mapping[str, Any] | None = None) -> list[Cont
     Filters hide runs; trials are counted from the ledger, so they stay as many.
     """
     asked = dict(flat(where or {}))
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[tuple[Run, pd.DataFrame]]] = {}
     damaged: list[str] = []
     for path in sorted(p.parent for p in Path(outputs).glob("*/returns.parquet")):
         run = Run(path)
         try:
-            traded = PART in run.parts and run.metrics["performance"][PART]
-            if traded and fits(dict(flat(run.config)), asked):
-                groups.setdefault(run.data["sha256"], []).append(run)
-        except (ForecastError, KeyError, TypeError, AttributeError):
-            damaged.append(f"{path.name} is left out: its files are damaged or of another version")
+            if path.name.startswith(".") or PART not in run.parts:
+                continue
+            if fits(dict(flat(run.config)), asked):
+                returns = pd.read_parquet(path / "returns.parquet", columns=COLUMNS)
+                _ = run.metrics["performance"][PART], run.metrics["periods"]
+                groups.setdefault(run.data["sha256"], []).append((run, returns))
+        except DAMAGED:
+            damaged.append(
+                f"{path.name} is left out: its files are damaged or of another version. Repeat its "
+                "command with force=true, or remove it."
+            )
     found = [_contest(Path(outputs), data, runs) for data, runs in groups.items()]
     found.sort(key=lambda contest: -len(contest.table))
     if found:
@@ -68,23 +72,19 @@ def contests(outputs: Path, where: Mapping[str, Any] | None = None) -> list[Cont
     return found
 
 
-def _contest(outputs: Path, data: str, runs: list[Run]) -> Contest:
+def _contest(outputs: Path, data: str, runs: list[tuple[Run, pd.DataFrame]]) -> Contest:
     known = trials(outputs, data, PART)
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     longest: tuple[int, dict[str, Any], list[str]] = (-1, {}, [])
-    notes: list[str] = []
-    for run in runs:
+    spans: set[tuple[str, ...]] = set()
+    for run, returns in runs:
         metrics = run.metrics
-        try:
-            returns = pd.read_parquet(run.path / "returns.parquet")
-        except (OSError, pa.ArrowException):
-            notes.append(f"{run.name} is left out: its returns.parquet is damaged")
-            continue
         periods, purge = metrics["periods"], metrics.get("purge", 0)
         told = luck(returns, known, part=PART, periods=periods, purge=purge)
         dates = returns.loc[(returns["part"] == PART).to_numpy(), "date"]
+        ends = [str(date.date()) for date in (dates.min(), dates.max())]
+        spans.add(tuple(ends))
         if dates.nunique() > longest[0]:
-            ends = [str(date.date()) for date in (dates.min(), dates.max())]
             longest = (dates.nunique(), told, ends)
         for model, strategies in metrics["performance"][PART].items():
             for strategy, figures in strategies.items():
@@ -105,9 +105,15 @@ def _contest(outputs: Path, data: str, runs: list[Run]) -> Contest:
                     },
                 )
     table = pd.DataFrame(list(rows.values())).astype(dict.fromkeys((*FIGURES, *LUCK), "float64"))
+    notes: list[str] = []
     if known.missing:
         notes.append(f"The returns of {known.missing} of {known.count} trials are gone.")
-    first = runs[0].data
+    if len(spans) > 1:
+        notes.append(
+            "Not all were traded on the same dates, and Sharpe ratios of different dates do not "
+            f"compare: {'; '.join(' to '.join(span) for span in sorted(spans))}."
+        )
+    first = runs[0][0].data
     return Contest(
         facts={
             "data": data,

@@ -66,12 +66,11 @@ def strategies(contest: Contest, place: int) -> str:
             html += f"<p>The first {MOST} of {len(own):,} are shown.</p>"
     else:
         html += "<p>Nothing but benchmarks was traded.</p>"
-    what = ["strategy", *MEASURES]
-    benchmarks = table[table["benchmark"]].drop_duplicates([*what, "psr"])
-    if len(benchmarks):
-        rows = ([row["strategy"], *_measures(row)] for row in rows_of(benchmarks.head(MOST)))
+    benchmarks = rows_of(table[table["benchmark"]].head(MOST))
+    if benchmarks:
+        rows = ([row["strategy"], row["run"], *_measures(row)] for row in benchmarks)
         html += "<p>Benchmarks, which nobody chose among trials:</p>"
-        html += html_table(("strategy", *HEADS, "PSR"), rows)
+        html += html_table(("strategy", "run", *HEADS, "PSR"), rows)
     return html + _overfitting(found.get("pbo") or {}, place)
 
 

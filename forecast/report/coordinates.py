@@ -46,7 +46,7 @@ def coordinates(board: Board) -> go.Figure:
     axes = [_axis(name, runs[key].tolist()) for key, name in short(_shown(board)).items()]
     if runs["seed"].nunique() > 1:
         axes.append(_axis("seed", runs["seed"].tolist()))
-    axes.append(_measured("objective", runs["objective"].to_numpy(float)))
+    axes.append(_measured("objective", runs["objective"].to_numpy(float), form="#.5g"))
     places = np.array([axis.places for axis in axes]).T
     texts = [of_run(board, row) for row in rows_of(runs)]
     shades = sample_colorscale(SCALE, np.linspace(0, 1, len(runs)).tolist())
@@ -118,15 +118,15 @@ def _axis(name: str, values: list[Any]) -> Axis:
     return Axis(name, places, ticks)
 
 
-def _measured(name: str, numbers: np.ndarray, *, log: bool = False) -> Axis:
+def _measured(name: str, numbers: np.ndarray, *, log: bool = False, form: str = ".3g") -> Axis:
     """An axis of numbers between the least and the largest; an unknown one breaks its line."""
     line = np.log(numbers) if log else numbers
     low, high = np.nanmin(line), np.nanmax(line)
     if low == high:
-        return Axis(name, line - low + 0.5, {0.5: f"{numbers[0]:.4g}"})
+        return Axis(name, line - low + 0.5, {0.5: format(numbers[0], form)})
     share = np.linspace(0, 1, 5)
     marks = low + share * (high - low)
-    texts = [f"{mark:.{3 if log else 4}g}" for mark in (np.exp(marks) if log else marks)]
+    texts = [format(mark, form) for mark in (np.exp(marks) if log else marks)]
     return Axis(name, (line - low) / (high - low), dict(zip(share.tolist(), texts, strict=True)))
 
 

@@ -68,7 +68,7 @@ def write_leaderboard(boards: Sequence[Board], contests: Sequence[Contest], path
 
 def _sections(board: Board, place: int) -> Iterator[tuple[str, str]]:
     """Heading and content of all that follows the summary of a board."""
-    yield "Leaderboard", table(board)
+    yield "Leaderboard", table(board, place)
     yield "Settings", settings(board, place)
     yield "Seconds", seconds(board, place)
     yield "Seeds", seeds(board, place)
@@ -155,14 +155,14 @@ def _set_of(rows: Sequence[Mapping[Any, Any]]) -> str:
 def _counts(ledger: Mapping[str, int]) -> Iterator[str]:
     """How much was tried, from the ledger."""
     yield (
-        f"The ledger counts {counted(ledger['configurations'], 'configuration')} scored on this "
-        f"validation range in {counted(ledger['looks'], 'look')}, runs that were deleted since "
-        "included. What was tried without this ledger, nobody counts."
+        f"The ledger counts {counted(ledger['configurations'], 'configuration')} scored on a "
+        f"validation range of these data in {counted(ledger['looks'], 'look')}, runs that were "
+        "deleted since included. What was tried without this ledger, nobody counts."
     )
     if ledger["test_looks"]:
         yield (
-            f"The test range was opened {counted(ledger['test_looks'], 'time')} by "
+            f"Their test range was opened {counted(ledger['test_looks'], 'time')} by "
             f"{counted(ledger['test_configurations'], 'configuration')}."
         )
     else:
-        yield "The test range was never opened."
+        yield "Their test range was never opened."

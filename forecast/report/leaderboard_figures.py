@@ -199,7 +199,7 @@ def fan(board: Board) -> go.Figure:
             mode="lines",
             line={"color": INK, "width": 1.2, "dash": "dot"},
             name="best + one s. e.",
-            hovertemplate="best + one standard error %{y:.4f}<extra></extra>",
+            hovertemplate="best + one standard error %{y:.5f}<extra></extra>",
         )
     for model, rows in runs.groupby("model", sort=False):
         figure.add_scatter(

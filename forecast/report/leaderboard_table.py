@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from forecast.evaluation.leaderboard import Board
 
 MOST = 200  # rows of a table
-CSV = "leaderboard.csv"  # beside the page
 CONFIDENCE = f"{100 * (1 - LEVEL):.0f}\N{NO-BREAK SPACE}%"  # of the model confidence set
 LOSSES = {
     "forecasts": (
@@ -60,8 +59,11 @@ SETS = (
 )
 
 
-def table(board: Board) -> str:
-    """The ranking, the names of its runs, and how the test range of the chosen one is opened."""
+def table(board: Board, place: int) -> str:
+    """The ranking, the names of its runs, and how the test range of the chosen one is opened.
+
+    Beside the page lie the tables of all boards in full, named by their `place`.
+    """
     shown = board.table.head(MOST)
     tested = bool(board.table["se"].iloc[1:].notna().any())
     in_set, opened = bool(shown["in_mcs"].notna().any()), bool((shown["opened"] > 0).any())
@@ -70,7 +72,7 @@ def table(board: Board) -> str:
     heads += [f"{CONFIDENCE} set, p"] if in_set else []
     heads += ["parameters", "seconds", "targets/s"]
     heads += ["test (seeds opened)"] if opened else []
-    best = shown[["objective", "parameters", "fit_seconds"]].min().to_dict()
+    best = shown[["objective", "parameters", "fit_seconds"]].astype(float).min().to_dict()
     best["targets_per_second"] = shown["targets_per_second"].max()
     lines, hues, strong = {}, {}, []
     for row in rows_of(shown):
@@ -84,8 +86,9 @@ def table(board: Board) -> str:
     html = f'<p class="note">{html_text(note)}</p>'
     html += html_models(heads, {group: lines}, colour=hues.__getitem__, strong=strong)
     if len(board.table) > MOST:
+        csv = "leaderboard.csv" if place == 1 else f"leaderboard-{place}.csv"
         html += (
-            f"<p>The first {MOST} are shown; {CSV}, beside this page, lists all "
+            f"<p>The first {MOST} are shown; {csv}, beside this page, lists all "
             f"{len(board.table):,}.</p>"
         )
     html += html_list(board.notes) if board.notes else ""

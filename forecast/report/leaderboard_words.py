@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from forecast.evaluation.leaderboard import Board
 
 POSITIONS = "positions"  # the kind of a board whose networks state positions
-DIGITS = {POSITIONS: 3}  # of an objective; else 4
+DIGITS = {POSITIONS: 3}  # of an objective; else 5
 
 
 def objective_of(board: Board) -> str:
@@ -24,9 +24,9 @@ def objective_of(board: Board) -> str:
     return "validation crps, scaled units"
 
 
-def objective(board: Board, value: Any, *, more: int = 0) -> str:
-    """An objective, or a difference (one digit `more`), as text."""
-    return number(value, DIGITS.get(board.facts["kind"], 4) + more)
+def objective(board: Board, value: Any) -> str:
+    """An objective, or a difference of two, as text."""
+    return number(value, DIGITS.get(board.facts["kind"], 5))
 
 
 def name_of(row: Mapping[Any, Any]) -> str:
@@ -46,21 +46,21 @@ def mean(board: Board, row: Mapping[Any, Any]) -> str:
 
 def difference(board: Board, row: Mapping[Any, Any]) -> str:
     """Difference to the best, with its standard error where there is one."""
-    return _give_or_take(board, row["difference"], row["se"], more=1)
+    return _give_or_take(board, row["difference"], row["se"])
 
 
-def _give_or_take(board: Board, value: Any, error: Any, *, more: int = 0) -> str:
-    text = objective(board, value, more=more)
+def _give_or_take(board: Board, value: Any, error: Any) -> str:
+    text = objective(board, value)
     if is_null(error):
         return text
-    return f"{text} \N{PLUS-MINUS SIGN} {objective(board, error, more=more)}"
+    return f"{text} \N{PLUS-MINUS SIGN} {objective(board, error)}"
 
 
 def short(keys: Sequence[str]) -> dict[str, str]:
-    """Key -> its last part, where no other key ends alike."""
-    last = [key.rpartition(".")[2] for key in keys]
+    """Key -> its last part, where no other key ends alike; a part's name is called by the part."""
+    parts = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
     return {
-        key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)
+        key: part if parts.count(part) == 1 else key for key, part in zip(keys, parts, strict=True)
     }
 
 
