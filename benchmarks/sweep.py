@@ -2,11 +2,12 @@
 
     python benchmarks/sweep.py                        # serial, joblib, and joblib once more
     python benchmarks/sweep.py --serial no            # leaves out the longest part
+    python benchmarks/sweep.py --keep outputs         # keeps the runs of joblib
     python benchmarks/sweep.py --picture outputs      # README's picture, from the runs of a folder
 
 Each way starts from an empty folder and is timed as a user would wait for it, imports included.
-Every file of the runs' metrics must be the same bytes in both ways. The picture is the top of the
-leaderboard's page in headless Chromium.
+The metrics of every run must be the same bytes in both ways. The picture is the leaderboard's page
+in headless Chromium, from the table on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 from pathlib import Path
 
 PICTURE = Path(__file__).with_name("leaderboard.png")
-WIDTH, HEIGHT = 1000, 1750  # pixels of the page that are shown
+WIDTH, HEIGHT = 1000, 1930  # pixels of the page that are shown, from its table on
 
 
 def timed(outputs: Path, *options: str) -> float:
@@ -49,7 +50,10 @@ def picture(outputs: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("no chromium here: install it to take the picture")
-    page = (outputs / "leaderboard" / "leaderboard.html").resolve()
+    text = (outputs / "leaderboard" / "leaderboard.html").read_text(encoding="utf-8")
+    page = (outputs / "leaderboard" / "picture.html").resolve()
+    shown = "<style>#summary, nav { display: none }</style></head>"
+    page.write_text(text.replace("</head>", shown, 1), encoding="utf-8")
     subprocess.run(
         [
             browser,
@@ -61,12 +65,14 @@ def picture(outputs: Path) -> None:
         check=True,
         capture_output=True,
     )
+    page.unlink()
     print(PICTURE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--serial", choices=("yes", "no"), default="yes")
+    parser.add_argument("--keep", type=Path, help="folder for the runs of joblib")
     parser.add_argument("--picture", type=Path)
     parser.add_argument("options", nargs="*", help="of forecast.train, behind the sweep's own")
     given = parser.parse_args()
@@ -74,7 +80,7 @@ def main() -> None:
         picture(given.picture)
         return
     with tempfile.TemporaryDirectory() as folder:
-        parallel, serial = Path(folder) / "joblib", Path(folder) / "serial"
+        parallel, serial = given.keep or Path(folder) / "joblib", Path(folder) / "serial"
         joblib = timed(parallel, "hydra/launcher=joblib", *given.options)
         again = timed(parallel, "hydra/launcher=joblib", *given.options)
         print(f"joblib: {joblib:.1f} s, {len(metrics(parallel))} runs; once more: {again:.1f} s")

@@ -215,7 +215,7 @@ def _followed(folder: Path) -> Iterator[None]:
 
 
 def _prepare_ray(config: DictConfig) -> None:
-    """No dashboard and no log of Ray's, and a cluster is joined: the plugin would size its memory."""
+    """No dashboard, no log of Ray's; a cluster has its memory, which the plugin would size."""
     from omegaconf import OmegaConf, open_dict
 
     options = OmegaConf.select(config, "hydra.launcher.ray.init")
