@@ -491,6 +491,20 @@ def test_a_part_added_to_positions_later_gives_the_same_bytes_at_any_number_of_t
     assert content_of(later) == content_of(positions)
 
 
+def test_positions_of_the_validation_part_alone_earn_nothing_of_the_test_range(
+    positions: Run, tmp_path: Path
+) -> None:
+    alone = trained(tmp_path, *POSITION, "evaluate=[validation]")
+    both, returns = (
+        pd.read_parquet(run.path / "returns.parquet").astype({"part": str})
+        for run in (positions, alone)
+    )
+    before = both[(both["part"] == "validation").to_numpy()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(returns, before, check_dtype=False)
+    assert returns["date"].max() < pd.Timestamp(alone.data["fold"]["test"][0])
+    assert alone.metrics["objective"] == positions.metrics["objective"]
+
+
 def test_a_finished_run_of_positions_is_returned_at_once_and_its_networks_load(
     positions: Run, outputs: Path, no_training: None
 ) -> None:

@@ -66,5 +66,6 @@ def trade_positions(
     )
     networks = list(dict.fromkeys(weights["model"].astype(str)))
     listed = still_traded(weights, quotes)
-    source = Source(run=None, networks=networks, parts=parts, weights=listed)
+    # Of this run: a part ends with its decisions, and never holds on into the next one.
+    source = Source(run=run, networks=networks, parts=parts, weights=listed)
     return trade(run, plan, source, parts=parts)
