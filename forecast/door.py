@@ -102,6 +102,8 @@ def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
             sys.exit(130)
         except Told:
             pass
+        except BrokenPipeError:  # who reads our lines is gone: `… | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except (ForecastError, HydraException, OmegaConfBaseException, ValueError) as error:
             # Hydra raises plain ValueErrors too; one from the command itself is a bug of ours.
             if traceback_wanted or (composed and not _sweeps and isinstance(error, ValueError)):
