@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -50,13 +51,16 @@ def sweep(*typed: str, cwd: Path, status: int = 0, **variables: str) -> tuple[st
     return out, err
 
 
-def content(cwd: Path) -> dict[str, list[bytes]]:
-    """Bytes of every finished run."""
+def content(cwd: Path) -> dict[str, list[str]]:
+    """Hashes of the bytes of every finished run."""
     runs = sorted(p.parent for p in (cwd / "outputs").glob("*/metrics.json"))
-    return {run.name: [(run / name).read_bytes() for name in BYTES] for run in runs}
+    return {
+        run.name: [hashlib.sha256((run / name).read_bytes()).hexdigest() for name in BYTES]
+        for run in runs
+    }
 
 
-def of_rnn(runs: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
+def of_rnn(runs: dict[str, list[str]]) -> dict[str, list[str]]:
     return {name: files for name, files in runs.items() if name.startswith("rnn")}
 
 
@@ -65,7 +69,7 @@ def times(cwd: Path) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The runs of a sweep, one after the other in one process."""
     cwd = tmp_path_factory.mktemp("serial")
     sweep(*TRIALS, cwd=cwd)
@@ -77,7 +81,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
 # ---------------------------------------------------------------------------- launchers
 
 
-def test_submitit_gives_the_bytes_of_serial(serial: dict[str, list[bytes]], tmp_path: Path) -> None:
+def test_submitit_gives_the_bytes_of_serial(serial: dict[str, list[str]], tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     sweep(*TRIALS, "model=rnn", "hydra/launcher=submitit_local", cwd=tmp_path)
     assert content(tmp_path) == of_rnn(serial)
@@ -124,11 +128,11 @@ def slurm(tmp_path: Path) -> str:
 
 
 def test_slurm_gives_the_bytes_of_serial(
-    serial: dict[str, list[bytes]], tmp_path: Path, slurm: str
+    serial: dict[str, list[str]], tmp_path: Path, slurm: str
 ) -> None:
     pytest.importorskip("submitit")
     sweep(
-        *TRIALS, "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5",
+        *TRIALS, "model=rnn", "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5",
         "hydra.launcher.partition=cpu", cwd=tmp_path, PATH=slurm,
     )  # fmt: skip
     assert content(tmp_path) == of_rnn(serial)
@@ -150,7 +154,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_two_nodes_of_ray_give_the_bytes_of_serial_though_one_is_killed(
-    serial: dict[str, list[bytes]], tmp_path: Path, cluster: Any
+    serial: dict[str, list[str]], tmp_path: Path, cluster: Any
 ) -> None:
     typed = [
         *TRIALS, "hydra/launcher=ray", f"hydra.launcher.ray.init.address={cluster.address}",
@@ -175,7 +179,7 @@ def test_two_nodes_of_ray_give_the_bytes_of_serial_though_one_is_killed(
 
 
 def test_a_killed_sweep_leaves_no_orphan_goes_on_where_it_was_and_then_trains_nothing(
-    serial: dict[str, list[bytes]], tmp_path: Path
+    serial: dict[str, list[str]], tmp_path: Path
 ) -> None:
     typed = [*TRIALS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     with start(*typed, cwd=tmp_path) as running:
