@@ -78,12 +78,13 @@ def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
         os.environ["HYDRA_FULL_ERROR"] = "1"
         composed, home, parent = False, os.getcwd(), os.getpid()
         _sweeps.clear()
+        sweeps = _sweeps  # by way of the job this process's own comes to every other one
 
         def job(cfg: DictConfig) -> Any:
             nonlocal composed
             composed = True
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                return _trial(command, cfg, home=home, parent=parent)
+                return _trial(command, cfg, sweeps[0], home=home, parent=parent)
             try:
                 return command(cfg)
             except ForecastError as error:
@@ -132,7 +133,9 @@ def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
     return main
 
 
-def _trial(command: Callable[[DictConfig], Any], cfg: DictConfig, *, home: str, parent: int) -> Any:
+def _trial(
+    command: Callable[[DictConfig], Any], cfg: DictConfig, folder: Path, *, home: str, parent: int
+) -> Any:
     """One trial of a sweep: leaves a file that says what became of it, returns its objective."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -153,7 +156,7 @@ def _trial(command: Callable[[DictConfig], Any], cfg: DictConfig, *, home: str, 
         # A sweep chooses; choosing by test scores would make them worthless.
         cfg.evaluate = ["validation"]
     number, typed = hydra.job.num, " ".join(hydra.overrides.task)
-    file = Path(hydra.sweep.dir) / f"{number}.json"
+    file = folder / f"{number}.json"
     start = time.perf_counter()
 
     def leave(**word: Any) -> None:
@@ -164,7 +167,9 @@ def _trial(command: Callable[[DictConfig], Any], cfg: DictConfig, *, home: str, 
 
     try:
         _refuse_devices(cfg)
-        with contextlib.redirect_stdout(io.StringIO()):  # a run's log and its page tell the same
+        with contextlib.ExitStack() as stack:
+            if "evaluate" in cfg:  # a run: its log and its page tell the same
+                stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
             run = command(cfg)
     except Exception as error:
         what = one_line(error)
@@ -185,6 +190,8 @@ def _trial(command: Callable[[DictConfig], Any], cfg: DictConfig, *, home: str, 
 def _tell_trial(number: int, told: Mapping[str, Any]) -> None:
     if "error" in told:
         _tell(ForecastError(told["error"]), f"#{number} {told['trial']}: ")
+        return
+    if not told["run"]:  # of a command whose own lines tell it
         return
     value = told["objective"]
     scored = "no objective" if value is None else f"objective {value:.5f}"
@@ -269,7 +276,7 @@ def _end(folder: Path) -> None:
             lines += [f"  #{number}  {told['trial']}", f"      {told['error']}"]
         if failed:
             lines.append(f"  what went wrong stands in {folder}/<number>-error.txt")
-        if done > len(failed):
+        if any(told.get("run") for _, told in _left(folder)):
             lines.append("compare them: python -m forecast.leaderboard")
         print("\n".join(lines), file=sys.stderr if failed else sys.stdout, flush=True)
     if not failed:

@@ -166,3 +166,9 @@ def test_ctrl_c_in_a_sweep_says_what_is_done(call: Any) -> None:
     status, lines = call(interrupted, "-m", "seed=0,1,2")
     assert status == 130
     assert lines == ["interrupted: the same command continues where this one stopped"]
+
+
+def test_a_sweep_over_folders_counts_its_failures_too(call: Any) -> None:
+    status, lines = call(fail, "-m", "outputs=here,there")
+    assert status == 1
+    assert "sweep: 0 trials finished, 2 failed" in lines
