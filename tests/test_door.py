@@ -172,3 +172,22 @@ def test_a_sweep_over_folders_counts_its_failures_too(call: Any) -> None:
     status, lines = call(fail, "-m", "outputs=here,there")
     assert status == 1
     assert "sweep: 0 trials finished, 2 failed" in lines
+
+
+def test_a_failed_trial_does_not_keep_a_sweep_from_its_next_batch(call: Any) -> None:
+    status, lines = call(fail, "-m", "seed=0,1,2", "hydra.sweeper.max_batch_size=1")
+    assert status == 1
+    assert "sweep: 0 trials finished, 3 failed" in lines
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"),
+    [("hydra/launcher=ray", "ray"), ("hydra/launcher=submitit_slurm", "submitit")],
+)
+def test_a_launcher_that_is_not_installed_names_its_extra(choice: str, extra: str) -> None:
+    from hydra.errors import MissingConfigException
+
+    from forecast.config import one_line
+
+    error = MissingConfigException("missing", choice.replace("=", "/"), ["basic", "joblib"])
+    assert one_line(error) == f"{choice} is not installed: pip install 'forecast[{extra}]'"

@@ -135,3 +135,20 @@ def test_a_damaged_run_is_named(trade: Trade, tmp_path: Path) -> None:
     (broken.path / "returns.parquet").write_bytes(b"PAR1 no")
     (contest,) = contests(tmp_path)
     assert any(broken.name in note for note in contest.notes)
+
+
+def test_where_every_run_is_damaged_there_is_no_contest(trade: Trade, tmp_path: Path) -> None:
+    (trade(1).path / "returns.parquet").write_bytes(b"PAR1 no")
+    run = trade(2)
+    run.write("metrics.json", {"parts": ["validation"], "periods": 252.0})
+    assert contests(tmp_path) == []
+
+
+def test_ratios_of_other_dates_are_told_apart(trade: Trade, tmp_path: Path) -> None:
+    runs = [trade(1), trade(2)]
+    table = pd.read_parquet(runs[1].path / "returns.parquet")
+    runs[1].write("returns.parquet", table[table["date"] <= DATES[99]])
+    (contest,) = contests(tmp_path)
+    first, last, earlier = (str(DATES[day].date()) for day in (0, -1, 99))
+    assert contest.facts["dates"] == [first, last]
+    assert contest.notes[-1].endswith(f": {first} to {earlier}; {first} to {last}.")
