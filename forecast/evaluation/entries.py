@@ -184,6 +184,7 @@ class Entry:
             _ = self.losses
         _ = self.test, self.parameters, self.speed, self.configuration
         _ = self.config["seed"], self.config["ensemble"], self.data["source"], self.data["symbols"]
+        _ = self.rows, list(self.data.get("warnings", ()))
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -231,7 +231,7 @@ def _means(group: Sequence[Entry], keys: Sequence[str]) -> pd.DataFrame:
     told = {key: shown([entry.settings.get(key) for entry in group]) for key in short}
     place = {id(entry): index for index, entry in enumerate(group)}
     for (configuration, model), of in by_row.items():
-        scores = np.array([entry.objective for entry in of], np.float64)
+        scores = _by_seed([entry.config["seed"] for entry in of], [e.objective for e in of])
         tests = [test for entry in of if (test := entry.test) is not None]
         settings = [f"{short[key]}={_typed(told[key][place[id(of[0])]])}" for key in short]
         rows.append(
@@ -240,9 +240,9 @@ def _means(group: Sequence[Entry], keys: Sequence[str]) -> pd.DataFrame:
                 "model": model,
                 "settings": " ".join(settings),
                 "runs": [entry.run.name for entry in of],
-                "seeds": len({entry.config["seed"] for entry in of}),
+                "seeds": len(scores),
                 "objective": float(scores.mean()),
-                "spread": float(scores.std(ddof=1)) if len(of) > 1 else np.nan,
+                "spread": float(scores.std(ddof=1)) if len(scores) > 1 else np.nan,
                 "parameters": of[0].parameters,
                 "members": of[0].config["ensemble"],
                 "fit_seconds": float(np.mean([entry.speed[0] for entry in of])),
@@ -254,6 +254,12 @@ def _means(group: Sequence[Entry], keys: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame(rows).sort_values(["objective", "configuration"], ignore_index=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
+
+
+def _by_seed(seeds: Sequence[int], scores: Sequence[float | None]) -> np.ndarray:
+    """One score a seed: a network repeated elsewhere tells nothing of the seeds."""
+    found = pd.Series(np.array(scores, np.float64))
+    return found.groupby(list(seeds)).mean().to_numpy()
 
 
 def _short(keys: Sequence[str]) -> dict[str, str]:
@@ -331,7 +337,8 @@ def _compared(
 
 def _seed_variance(runs: pd.DataFrame) -> float | None:
     """Variance of the objective over seeds, pooled over configurations; None without any two."""
-    groups = runs.groupby(["configuration", "model"])["objective"]
+    seeds = runs.groupby(["configuration", "model", "seed"])["objective"].mean()
+    groups = seeds.groupby(["configuration", "model"])
     free = (groups.count() - 1).to_numpy()
     if not free.sum():
         return None

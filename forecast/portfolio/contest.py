@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from forecast.config import ForecastError
 from forecast.evaluation.entries import DAMAGED, fits, flat
 from forecast.portfolio.luck import luck
 from forecast.portfolio.strategies import FROM_PRICES
@@ -58,7 +59,7 @@ def contests(outputs: Path, where: Mapping[str, Any] | None = None) -> list[Cont
                 continue
             if fits(dict(flat(run.config)), asked):
                 returns = pd.read_parquet(path / "returns.parquet", columns=COLUMNS)
-                _ = run.metrics["performance"][PART], run.metrics["periods"]
+                _check(run, returns)
                 groups.setdefault(run.data["sha256"], []).append((run, returns))
         except DAMAGED:
             damaged.append(
@@ -70,6 +71,14 @@ def contests(outputs: Path, where: Mapping[str, Any] | None = None) -> list[Cont
     if found:
         found[0].notes.extend(damaged)
     return found
+
+
+def _check(run: Run, returns: pd.DataFrame) -> None:
+    """Find damage before the run is shown: all that is read of it, and returns of the part."""
+    told = [of for by in run.metrics["performance"][PART].values() for of in by.values()]
+    _ = [figures[name] for figures in told for name in FIGURES], run.metrics["periods"]
+    if not (returns["part"] == PART).any():
+        raise ForecastError(f"{run.name} holds no returns of the part {PART}.")
 
 
 def _contest(outputs: Path, data: str, runs: list[tuple[Run, pd.DataFrame]]) -> Contest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -79,6 +80,10 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def edited(path: Path, **changed: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "metrics cut short": lambda path: truncate(path / "metrics.json"),
     "metrics of somebody else": lambda path: (path / "metrics.json").write_text('{"loss": 1}'),
@@ -91,6 +96,10 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "forecasts cut short": lambda path: truncate(path / "forecasts.parquet"),
     "forecasts no table": lambda path: (path / "forecasts.parquet").write_bytes(b"no table"),
     "timing cut short": lambda path: truncate(path / "timing.json"),
+    "scores without their rows": lambda path: (path / "metrics.json").write_text(
+        (path / "metrics.json").read_text().replace('"rows"', '"lines"')
+    ),
+    "warnings that are none": lambda path: edited(path / "data.json", warnings=None),
 }
 
 
@@ -147,6 +156,17 @@ def test_each_network_of_a_backtest_is_ranked_by_what_is_its_own(
     assert board.table["configuration"].nunique() == 1
     (only,), _ = entries(tmp_path, {"model": {"cell": "gru"}})
     assert only.model == "gru"
+
+
+def test_other_commands_horizons_and_delays_stand_apart(finished: Finished, tmp_path: Path) -> None:
+    finished("backtest-a", ("gru", "lstm"))
+    finished("lstm-a")
+    finished("lstm-b", horizons=[5])
+    finished("lstm-c", target={"delay": 1})
+    facts = [board.facts for board in leaderboards(tmp_path)]
+    found = [(of["command"], of["horizons"], of["delay"]) for of in facts]
+    assert found[0] == ("backtest", [1, 5], 0), "the largest group is first"
+    assert sorted(found[1:]) == [("train", [1, 5], 0), ("train", [1, 5], 1), ("train", [5], 0)]
 
 
 def test_positions_are_ranked_by_minus_their_sharpe_ratio_and_the_best_is_chosen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from forecast.evaluation.comparison import (
     diebold_mariano,
     resample,
 )
-from forecast.evaluation.entries import Entry, entries
+from forecast.evaluation.entries import entries
 from forecast.evaluation.importance import importance
 from forecast.evaluation.leaderboard import Board, differing, leaderboards, shown
 from forecast.evaluation.leaderboard_text import text
@@ -145,11 +146,13 @@ def test_nothing_of_a_run_is_executed_for_its_parameters(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
-    config = run.config
-    config["head"] = {"name": "evil.Head"}
+    run.write("config.yaml", {**run.config, "head": {"name": "evil.Head"}})
     (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert Entry(run=run, model="lstm", config=config).parameters is None
+    board = board_of(tmp_path)
+    assert board.runs["run"].tolist() == [run.name]
+    assert board.table["parameters"].isna().all() and board.table["chosen"].all()
+    assert "evil" not in sys.modules
 
 
 def test_a_damaged_folder_is_named_and_the_others_are_ranked(make_run: MakeRun) -> None:
@@ -250,6 +253,33 @@ def test_the_standard_error_is_that_of_the_dates_and_of_the_seeds(
     assert board.table["mcs_p"].tolist() == pytest.approx(expected.tolist(), abs=0.01)
 
 
+def test_a_seed_that_was_repeated_elsewhere_tells_nothing_of_the_seeds(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    def repeated(run: Run) -> None:  # as by another version: the same network but for rounding
+        again = Run(shutil.copytree(run.path, run.path.with_name(f"{run.name}-again")))
+        metrics = again.metrics
+        for row in metrics["scores"]["validation"]["lstm"].values():
+            row["crps_scaled"] += 1e-6
+        again.write("metrics.json", metrics)
+
+    first = make_run("model.hidden_size=8", seed=0)
+    repeated(first)
+    make_run("model.hidden_size=9", seed=0, bias=0.7)
+    table, notes = (found := board_of(tmp_path)).table, found.notes
+    assert table["seeds"].tolist() == [1, 1] and table["spread"].isna().all()
+    assert any("No configuration has two seeds" in note for note in notes)
+    second = make_run("model.hidden_size=8", seed=1)
+    table = board_of(tmp_path).table
+    scores = [first.metrics["objective"] + 0.5e-6, second.metrics["objective"]]
+    assert table["seeds"].tolist() == [2, 1]
+    assert table["spread"].iloc[0] == pytest.approx(np.std(scores, ddof=1))
+    losses = board_of(tmp_path).daily
+    dates = diebold_mariano(losses[1].to_numpy(), losses[0].to_numpy()).se
+    expected = np.sqrt(dates**2 + np.var(scores, ddof=1) * (1 / 2 + 1))
+    assert table["se"].iloc[1] == pytest.approx(expected)
+
+
 def test_of_all_within_one_standard_error_the_smallest_is_chosen(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
@@ -313,6 +343,28 @@ def test_the_terminal_shows_so_many_lines_and_where_the_rest_is(
     assert max(map(len, said.splitlines())) <= 140
 
 
+def test_the_terminal_marks_the_choice_the_set_and_what_was_opened(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run("model.hidden_size=64")
+    make_run("model.hidden_size=8")  # the same forecasts with fewer weights
+    far = make_run("model.hidden_size=2", bias=3.0)
+    closed = text(board_of(tmp_path)).splitlines()
+    rows = {line.split()[-1]: line for line in closed if "hidden_size=" in line}
+    assert [rows[f"hidden_size={size}"][:2] for size in (64, 8, 2)] == [" =", "*=", "  "]
+    (header,) = (line for line in closed if "objective" in line and "model" in line)
+    assert " test " not in header and closed[-1].startswith("score its test part, once: open=lstm-")
+    metrics = far.metrics
+    metrics["scores"]["test"] = metrics["scores"]["validation"]
+    far.write("metrics.json", {**metrics, "parts": ["validation", "test"]})
+    opened = text(board_of(tmp_path)).splitlines()
+    (header,) = (line for line in opened if "objective" in line and "model" in line)
+    end = header.index(" test ") + len(" test")
+    tests = {line.split()[-1]: line[:end].split()[-1] for line in opened if "hidden_size=" in line}
+    assert tests["hidden_size=2"] == f"{far.metrics['objective']:.5f}"
+    assert tests["hidden_size=8"] == tests["hidden_size=64"] == "–"
+
+
 # ----------------------------------------------------------------------------- settings
 
 
@@ -360,6 +412,15 @@ def test_lists_are_told_apart_and_numbers_are_short(make_run: MakeRun, tmp_path:
     ]
 
 
+def test_a_name_that_two_keys_end_in_is_written_out(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("optimizer.clip=2", "loss.clip=3")
+    make_run("optimizer.clip=4", "loss.clip=5")
+    assert sorted(board_of(tmp_path).table["settings"]) == [
+        "loss.clip=3 optimizer.clip=2",
+        "loss.clip=5 optimizer.clip=4",
+    ]
+
+
 # ------------------------------------------------------------------------- what is told
 
 
@@ -403,6 +464,11 @@ def test_with_few_dates_nothing_is_tested_and_other_rows_are_told(
     board = board_of(tmp_path)
     assert board.table["se"].isna().all() and board.table["mcs_p"].isna().all()
     assert board.table["chosen"].tolist() == [True, False]
+    assert "fewer than" in board.notes[0]
+    other = make_run("model.hidden_size=16")  # no date is scored in all
+    table = other.forecasts()
+    other.write("forecasts.parquet", table.assign(origin=table["origin"] + pd.Timedelta("9999D")))
+    assert "fewer than" in board_of(tmp_path).notes[0]
     assert [note.partition(",")[0] for note in board.notes] == [
         "Differences have no standard errors",
         "Not all were scored on the same rows",

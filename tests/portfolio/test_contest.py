@@ -129,12 +129,37 @@ def test_other_prices_are_another_contest_and_the_test_part_none(
     assert contests(tmp_path / "nowhere") == []
 
 
-def test_a_damaged_run_is_named(trade: Trade, tmp_path: Path) -> None:
-    trade(1)
-    broken = trade(2)
-    (broken.path / "returns.parquet").write_bytes(b"PAR1 no")
+DAMAGES: dict[str, Callable[[Run], object]] = {
+    "returns no table": lambda run: (run.path / "returns.parquet").write_bytes(b"PAR1 no"),
+    "returns of another part": lambda run: run.write(
+        "returns.parquet", pd.read_parquet(run.path / "returns.parquet").assign(part="live")
+    ),
+    "metrics cut short": lambda run: (run.path / "metrics.json").write_text("{"),
+    "figures of another version": lambda run: (run.path / "metrics.json").write_text(
+        (run.path / "metrics.json").read_text().replace("turnover", "traded")
+    ),
+    "data missing": lambda run: (run.path / "data.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_run_is_named(
+    trade: Trade, tmp_path: Path, damage: Callable[[Run], object]
+) -> None:
+    good, broken = trade(1), trade(2)
+    damage(broken)
     (contest,) = contests(tmp_path)
+    assert set(contest.table["run"]) == {good.name}
     assert any(broken.name in note for note in contest.notes)
+
+
+def test_a_run_that_is_not_finished_is_not_shown_but_its_trial_counts(
+    trade: Trade, tmp_path: Path
+) -> None:
+    good, other = trade(1), trade(2)
+    (other.path / "metrics.json").unlink()
+    (contest,) = contests(tmp_path)
+    assert set(contest.table["run"]) == {good.name} and contest.luck["trials"] == 2
 
 
 def test_where_every_run_is_damaged_there_is_no_contest(trade: Trade, tmp_path: Path) -> None:
