@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from forecast.evaluation.leaderboard import Board
-    from forecast.prices.frame import Prices
 
 FOLDER = "leaderboard"  # under outputs; renewed by every call
 
@@ -85,6 +84,8 @@ def open_test(run: Run) -> Run:
     ForecastError
         It would be another run by now, since prices, own code, device or version have changed.
     """
+    from forecast.evaluation.subject import prices_of
+
     config = run.config
     if "test" in run.parts:
         print(f"the test range of {run.name} is open already")
@@ -92,7 +93,7 @@ def open_test(run: Run) -> Run:
     if not run.parts or not ("model" in config or "backtest" in config):
         raise ForecastError(f"open={run.name} is no run of forecast.train or forecast.backtest.")
     asked = {**config, "outputs": str(run.path.parent), "evaluate": list(PARTS), "force": False}
-    prices = _prices_of(run)
+    prices = prices_of(run)
     if "backtest" in config:
         from forecast.backtest import backtest
 
@@ -102,17 +103,6 @@ def open_test(run: Run) -> Run:
     from forecast.train import train
 
     return train(asked, overrides=run.overrides, prices=prices, names=[run.name])
-
-
-def _prices_of(run: Run) -> Prices:
-    """The prices of a run; of a source that went on, as far as the run has seen them."""
-    from forecast.prices import load_prices
-
-    section, data = run.config["data"], run.data
-    prices = load_prices(section)
-    if prices.sha256 != data["sha256"] and section.get("end") is None:
-        prices = load_prices({**section, "end": data["dates"]["last"]})
-    return prices
 
 
 def _joined(board: Board) -> pd.Series:

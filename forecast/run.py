@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, canonical_id, without
+from forecast.config import ForecastError, canonical_id, nearest, without
 from forecast.environment import environment
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from forecast.models.ensemble import Ensemble
 
 PARTS = ("validation", "test")
-MADE_OF_A_RUN = ("audit.json", "prediction.json")  # files of finished folders that are no runs
+# Files of finished folders that are no runs.
+MADE_OF_A_RUN = ("audit.json", "explain.json", "prediction.json")
 LEDGER = ("time", "run", "configuration", "data", "first", "last", "part")
 COLUMNS = ("run", "model", "head", "data", "horizons", "seed", "parts", "objective", "overrides")
 
@@ -120,6 +121,49 @@ class Run:
             model=model,
             symbols=symbols,
         )
+
+    def table(self, *branch: str, file: str = "metrics.json") -> pd.DataFrame:
+        """What is nested in a JSON file as a table: `run.table("scores", "test")`.
+
+        Parameters
+        ----------
+        branch : str
+            Keys that lead to what is wanted; none for all.
+        file : str
+            metrics.json, or another one of the folder, such as the luck.json of a portfolio.
+
+        Returns
+        -------
+        DataFrame
+            A row for each mapping that holds values, indexed by the keys that lead from the branch
+            to it (of scores: model and horizon), and a column for each of its values. What is
+            nested deeper is left out.
+
+        Raises
+        ------
+        ForecastError
+            A key leads nowhere, or to no mapping.
+        """
+        import pandas as pd
+
+        node: Any = self.json(file)
+        for place, key in enumerate(branch):
+            known = list(node) if isinstance(node, Mapping) else []
+            if key not in known:
+                where = ".".join((file, *branch[:place]))
+                raise ForecastError(
+                    f"run {self.name}: {key!r} is not in {where}{nearest(key, known)}"
+                )
+            node = node[key]
+        rows = list(_rows(node)) if isinstance(node, Mapping) else []
+        if not rows:
+            raise ForecastError(
+                f"run {self.name}: {'.'.join((file, *branch))} holds no table. Name the keys that "
+                "lead to one."
+            )
+        index = [keys if len(keys) != 1 else keys[0] for keys, _ in rows]
+        table = pd.DataFrame([values for _, values in rows])
+        return table.set_axis(pd.Index(index)) if rows[0][0] else table
 
     def model(self, cell: str | None = None, *, fold: int = -1) -> Ensemble:
         """The trained networks, rebuilt from primitives, and from a head in `allow`.
@@ -374,6 +418,18 @@ def _folders(outputs: Path) -> list[Path]:
     found = (p for p in outputs.iterdir() if not p.name.startswith("."))
     runs = (p for p in found if not any((p / name).is_file() for name in MADE_OF_A_RUN))
     return sorted(p for p in runs if (p / "config.yaml").is_file())
+
+
+def _rows(
+    node: Mapping[str, Any], keys: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The first mappings on every way that hold values of their own, and the keys to them."""
+    values = {key: value for key, value in node.items() if not isinstance(value, Mapping)}
+    if values:
+        yield keys, values
+        return
+    for key, value in node.items():
+        yield from _rows(value, (*keys, key))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -23,7 +23,7 @@ GROUPS = ("data", "features", "model", "head", "trainer", "logger")
 TRADING = ("strategy", "costs")  # groups of commands that trade
 SHARED = ("forecaster", "trading")  # no commands of their own: what several begin with
 COMMANDS = sorted(f.stem for f in config_dir().glob("*.yaml") if f.stem not in SHARED)
-UNTRAINED = ("fetch", "leaderboard", "predict")  # of the groups these have `data` at most
+UNTRAINED = ("explain", "fetch", "leaderboard", "predict")  # of the groups these have `data` at most
 CHOICES = {
     group: sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
     for group in (*GROUPS, *TRADING, "experiment")
@@ -168,7 +168,8 @@ def test_the_usual_run_is_one_that_anybody_can_make(
 
 @pytest.mark.parametrize("command", UNTRAINED)
 def test_a_command_that_trains_nothing_asks_for_data_at_most(command: str) -> None:
-    assert groups_of(command) == (() if command == "leaderboard" else ("data",))
+    alone = command in ("explain", "leaderboard")
+    assert groups_of(command) == (() if alone else ("data",))
 
 
 def test_yahoo_is_what_is_fetched_and_a_prediction_takes_the_prices_of_its_run() -> None:

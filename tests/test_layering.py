@@ -97,7 +97,7 @@ def test_the_package_consists_of_the_rooms_doors_and_shared_files_of_the_design(
     folders = {p.name for p in PACKAGE.iterdir() if p.is_dir() and (p / "__init__.py").is_file()}
     assert folders <= set(ROOMS), "a room that the design does not know"
     assert not {"utils", "common", "helpers", "misc"} & {file.stem for file in FILES}
-    assert {"train", "backtest", "audit", "fetch", "predict", "leaderboard"} == DOORS
+    assert {"train", "backtest", "audit", "explain", "fetch", "predict", "leaderboard"} == DOORS
 
 
 @pytest.mark.parametrize("room", [r for r in ROOMS if (PACKAGE / r).is_dir()])

@@ -129,7 +129,7 @@ def test_a_backtest_is_opened_by_its_own_command(
         seen.update(options, evaluate=cfg["evaluate"], outputs=cfg["outputs"])
 
     monkeypatch.setattr("forecast.backtest.backtest", walk)
-    monkeypatch.setattr("forecast.prices.load_prices", _prices_of_hash("f00d"))
+    monkeypatch.setattr("forecast.evaluation.subject.load_prices", _prices_of_hash("f00d"))
     run = Run(tmp_path / "backtest-0123456789")
     run.write("config.yaml", {"backtest": {}, "data": {"end": None}, "evaluate": ["validation"]})
     run.write("data.json", {"sha256": "f00d", "dates": {"last": "2020-01-02"}})

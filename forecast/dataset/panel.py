@@ -23,6 +23,9 @@ from forecast.dataset.market import (
 from forecast.prices.exchanges import exchange_sessions
 from forecast.prices.frame import Prices
 
+# Columns that no feature reads: names, dates, and actions that the close has absorbed.
+NOT_NUMBERS = ("symbol", "date", "calendar", "dividend", "split")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SymbolFacts:
@@ -136,10 +139,7 @@ def make_panel(
     slices = list(symbol_slices(prices))
     dates = _union_calendar(prices)
     n = len(frame)
-    close, date = frame["close"].to_numpy(), frame["date"].to_numpy()
-    numeric = [
-        c for c in frame.columns if c not in ("symbol", "date", "calendar", "dividend", "split")
-    ]
+    close = frame["close"].to_numpy()
     panel = Panel(
         values=np.empty((0, 0), np.float32),
         day=np.empty(n, np.int32),
@@ -159,20 +159,11 @@ def make_panel(
     names: list[str] = []
     facts: list[SymbolFacts] = []
     warnings: list[str] = []
-    column = {c: frame[c].to_numpy() for c in numeric}
     for s, (symbol, rows) in enumerate(slices):
-        days = date[rows].astype("datetime64[D]")
         calendar = symbol_calendar(prices, rows)
         panel.market_lag[s] = market_lag(calendar, market.calendar)
-        market_return, market_scale = market.at(days, lag=int(panel.market_lag[s]))
-        history = History(
-            date=days,
-            columns={c: values_N[rows] for c, values_N in column.items()},
-            market=market_return,
-            market_scale=market_scale,
-            scale_half_life=features.scale_half_life,
-            scale_floor=features.scale_floor,
-        )
+        history = history_of(prices, rows, features, market)
+        days = history.date
         block, columns = features.compute(history, symbol, prices.covariates)
         if not names:
             names, values = columns, np.empty((n, len(columns)), np.float32)
@@ -197,6 +188,23 @@ def make_panel(
         )
     return replace(
         panel, values=values, names=tuple(names), facts=tuple(facts), warnings=tuple(warnings)
+    )
+
+
+def history_of(prices: Prices, rows: slice, features: FeatureSet, market: Market) -> History:
+    """What is known of the symbol whose rows of the frame these are."""
+    frame = prices.frame
+    days = frame["date"].to_numpy()[rows].astype("datetime64[D]")
+    market_return, market_scale = market.at(
+        days, lag=market_lag(symbol_calendar(prices, rows), market.calendar)
+    )
+    return History(
+        date=days,
+        columns={c: frame[c].to_numpy()[rows] for c in frame.columns if c not in NOT_NUMBERS},
+        market=market_return,
+        market_scale=market_scale,
+        scale_half_life=features.scale_half_life,
+        scale_floor=features.scale_floor,
     )
 
 

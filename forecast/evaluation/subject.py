@@ -71,6 +71,15 @@ class Subject:
         return replace(self, prices=load_prices(self.config["data"]))
 
 
+def prices_of(run: Run) -> Prices:
+    """The prices of a run; of a source that went on, as far as the run has seen them."""
+    section, data = run.config["data"], run.data
+    prices = load_prices(section)
+    if prices.sha256 != data["sha256"] and section.get("end") is None:
+        prices = load_prices({**section, "end": data["dates"]["last"]})
+    return prices
+
+
 def open_subject(
     config: Mapping[str, Any], run: str | None, *, outputs: str, allow: Sequence[str]
 ) -> Subject:

@@ -17,7 +17,7 @@ correlations for portfolios of derivative securities: filtered historical simula
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,10 +262,21 @@ class GarchFits:
         Fitted are the returns of the sessions after its rows.
     seed : int
         Of the simulated paths; symbols have generators of their own.
+    symbols : sequence of int, optional
+        Fitted are these alone, by default all.
     """
 
-    def __init__(self, panel: Panel, task: Task, fit: Range, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        panel: Panel,
+        task: Task,
+        fit: Range,
+        *,
+        seed: int = 0,
+        symbols: Sequence[int] | None = None,
+    ) -> None:
         self.panel, self.task = panel, task
+        self.symbols = range(len(panel.symbols)) if symbols is None else symbols
         self._range, self._seed = fit, seed
         self._fits: dict[str, dict[int, GarchFit]] = {}
         self._variances: dict[str, np.ndarray] = {}
@@ -276,7 +287,7 @@ class GarchFits:
         if name not in self._fits:
             attempts = {
                 s: fit_garch(SPECIFICATIONS[name], fit_returns(self.panel, self._range, s))
-                for s in range(len(self.panel.symbols))
+                for s in self.symbols
             }
             self._fits[name] = {s: fit for s, fit in attempts.items() if fit is not None}
         return self._fits[name]
@@ -284,7 +295,7 @@ class GarchFits:
     def fallbacks(self, name: str) -> tuple[str, ...]:
         """Symbols without a fit of their own."""
         fits = self.of(name)
-        return tuple(symbol for s, symbol in enumerate(self.panel.symbols) if s not in fits)
+        return tuple(self.panel.symbols[s] for s in self.symbols if s not in fits)
 
     def variance(self, name: str) -> np.ndarray:
         """Variance of the next session, percent squared, known at each panel row, shape (N,).

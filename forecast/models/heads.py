@@ -38,7 +38,11 @@ _MEAN_RATE = 0.1
 
 
 class Head(Protocol):
-    """What the network needs of a head; one's own needs no more."""
+    """What the network needs of a head; one's own needs no more.
+
+    With one method more, `volatility(parameters_P) -> Tensor` (standard deviation in scaled units,
+    elementwise), `forecast.explain` can look into its networks.
+    """
 
     @property
     def size(self) -> int:
@@ -76,6 +80,9 @@ class StudentTHead:
         scale = sigma * ((df - 2) / df).sqrt()
         return scale.log() - _log_density((y - mu) / scale, df)
 
+    def volatility(self, parameters_P: Tensor) -> Tensor:
+        return parameters_P[..., 1]
+
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         mu, sigma, df = np.moveaxis(np.asarray(parameters, dtype=np.float64), -1, 0)
         return StudentT(mu=mu, sigma=sigma * np.sqrt((df - 2) / df), df=df)
@@ -104,6 +111,9 @@ class SkewedTHead:
         t = z / torch.where(z < 0, 1 - skew, 1 + skew)
         return width.log() - _log_density(t, df)
 
+    def volatility(self, parameters_P: Tensor) -> Tensor:
+        return parameters_P[..., 1]
+
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         mu, sigma, df, skew = np.moveaxis(np.asarray(parameters, dtype=np.float64), -1, 0)
         return SkewedT(mu=mu, sigma=sigma, df=df, skew=skew)
@@ -124,6 +134,9 @@ class GaussianHead:
     def loss(self, parameters_P: Tensor, y: Tensor) -> Tensor:
         mu, sigma = parameters_P.unbind(-1)
         return ((y - mu) / sigma).square() / 2 + sigma.log() + math.log(2 * math.pi) / 2
+
+    def volatility(self, parameters_P: Tensor) -> Tensor:
+        return parameters_P[..., 1]
 
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         mu, sigma = np.moveaxis(np.asarray(parameters, dtype=np.float64), -1, 0)
@@ -156,6 +169,12 @@ class QuantileHead:
         error_Q = y[..., None] - parameters_P
         level_Q = parameters_P.new_tensor(LEVELS)
         return 2 * torch.maximum(level_Q * error_Q, (level_Q - 1) * error_Q).mean(-1)
+
+    def volatility(self, parameters_P: Tensor) -> Tensor:
+        """That of the normal with as wide an 80 % interval, as strategies read it."""
+        low, high = LEVELS.index(0.1), LEVELS.index(0.9)
+        width = parameters_P[..., high] - parameters_P[..., low]
+        return width / (2 * float(special.ndtri(0.9)))
 
     def distribution(self, parameters: NDArray[Any]) -> Distribution:
         quantiles = np.asarray(parameters, dtype=np.float64)

@@ -10,13 +10,17 @@ Axes: B symbols, T sessions, N origins, Q levels, G nodes, P paths.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from forecast.config import ForecastError
+
 RETURNS, SIGNAL, BARS, LISTING = range(4)  # streams
+STRENGTH = 0.7  # of a recalled shock: log volatility of its answer per unit of it
+APART = 5.0  # mean sessions from an answer to the next shock
 NODES = 24  # variances at which the quantiles of a GARCH path are tabulated
 HIGHEST = 1000.0  # largest of them, as a multiple of the unconditional variance
 
@@ -56,11 +60,13 @@ class Draw:
     returns_BT : log return into each session, percent.
     variance_BT : its variance given the sessions before (and no signal), percent squared.
     known_BT : what the close of each session tells about the sessions after it.
+    signals : what a close tells beside its prices, by name, shape (B, T) each.
     """
 
     returns_BT: np.ndarray
     variance_BT: np.ndarray
     known_BT: np.ndarray
+    signals: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +95,10 @@ class Normal:
                 signal_BT[row] = signal[1:]
             returns_BT[row] = self.drift + self.volatility * shock
         variance_BT = np.broadcast_to(self.volatility**2, shape)
-        return Draw(returns_BT=returns_BT, variance_BT=variance_BT, known_BT=signal_BT)
+        signals = {} if self.ic is None else {"signal": signal_BT}
+        return Draw(
+            returns_BT=returns_BT, variance_BT=variance_BT, known_BT=signal_BT, signals=signals
+        )
 
     def distribution(self, known_N: np.ndarray, horizon: int, delay: int) -> TrueDistribution:
         """Of the sum of returns delay + 1 ... delay + horizon sessions after each origin."""
@@ -181,7 +190,77 @@ class Garch:
         return np.asarray(horizon * self.variance + weight * (known - self.variance))
 
 
-Process = Normal | Garch
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """Normal returns with answers: sessions whose volatility was told by a shock long before.
+
+    A shock, a standard normal number, is told at the close of one session; `longest` sessions
+    later at most, after a delay that is uniform in its logarithm, the close of the session before
+    the answer tells that the next session is one. The answer's log volatility is that of all other
+    sessions plus 0.7 times the shock. Between the two nothing tells of it, and no other shock
+    comes, so that a forecaster must keep one number for a known time (after the long-lag tasks of
+    Hochreiter and Schmidhuber 1997).
+    """
+
+    seed: int
+    drift: float
+    volatility: float  # of a session that is no answer
+    longest: int
+
+    def told(self, number: int, n_sessions: int) -> np.ndarray:
+        """Shock and question at each session's close, and the log volatility of the next session.
+
+        Returns
+        -------
+        array of float64, shape (3, n_sessions)
+            The shock, 0 without one; 1 where the next session is an answer, else 0; what is added
+            to the log volatility of the next session.
+        """
+        told = np.zeros((3, n_sessions))
+        rng = generator(self.seed, number, SIGNAL)
+        session = -1
+        while True:
+            apart, delay = rng.geometric(1 / APART), rng.uniform(0, np.log(self.longest + 1))
+            shock = rng.standard_normal()
+            session += int(apart)
+            if session >= n_sessions:
+                return told
+            told[0, session] = shock
+            session += int(np.exp(delay)) - 1  # the close before the answer
+            if session < n_sessions:
+                told[1:, session] = 1.0, STRENGTH * shock
+            session += 1
+
+    def draw(self, numbers: Sequence[int], n_sessions: int) -> Draw:
+        """Paths of the symbols with these numbers from the first session on."""
+        told_3BT = np.stack([self.told(number, n_sessions) for number in numbers], axis=1)
+        shock_BT, question_BT, log_BT = told_3BT
+        noise_BT = np.stack(
+            [generator(self.seed, n, RETURNS).standard_normal(n_sessions) for n in numbers]
+        )
+        into_BT = np.concatenate([np.zeros((len(numbers), 1)), log_BT[:, :-1]], axis=1)
+        std_BT = self.volatility * np.exp(into_BT)
+        return Draw(
+            returns_BT=self.drift + std_BT * noise_BT,
+            variance_BT=std_BT**2,
+            known_BT=log_BT,
+            signals={"shock": shock_BT, "question": question_BT},
+        )
+
+    def distribution(self, known_N: np.ndarray, horizon: int, delay: int) -> TrueDistribution:
+        """Of the next session, of which alone all that matters is known."""
+        from scipy.stats import norm
+
+        if (horizon, delay) != (1, 0):
+            raise ForecastError(
+                "data.process=recall has a true distribution of the next session alone: use "
+                "horizons=[1] and target.delay=0, or data.truth=false."
+            )
+        std = self.volatility * np.exp(known_N)
+        return _closed_form(norm, np.full(len(known_N), self.drift), std, std)
+
+
+Process = Normal | Garch | Recall
 
 
 @lru_cache(maxsize=64)

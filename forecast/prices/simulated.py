@@ -20,11 +20,12 @@ from forecast.prices.processes import (
     Garch,
     Normal,
     Process,
+    Recall,
     TrueDistribution,
     generator,
 )
 
-PROCESSES = ("gbm", "garch", "planted")
+PROCESSES = ("gbm", "garch", "planted", "recall")
 BLOCK = 256  # symbols drawn together: recursions over time run over all of them at once
 FIRST_PRICE = 100.0
 OVERNIGHT = 0.25  # share of a session's variance between the last close and the open
@@ -91,6 +92,7 @@ def simulated(
     beta: float = 0.90,
     df: float = 6.0,
     information_coefficient: float = 0.05,
+    longest: int = 100,
     staggered: bool = False,
     ohlcv: bool = False,
     first: str = "1990-01-02",
@@ -109,14 +111,17 @@ def simulated(
 
     Parameters
     ----------
-    process : "gbm" (independent normal returns), "garch" (GJR-GARCH with Student-t innovations) or
-        "planted" (normal returns, foretold by a covariate `signal` known at the origin's close).
+    process : "gbm" (independent normal returns), "garch" (GJR-GARCH with Student-t innovations),
+        "planted" (normal returns, foretold by a covariate `signal` known at the origin's close) or
+        "recall" (normal returns whose volatility was told long before, see `Recall`; covariates
+        `shock` and `question`).
     n_symbols, n_sessions : size; fewer sessions for symbols listed later.
     volatility : unconditional standard deviation of log returns, percent per session.
     drift : mean log return, percent per session.
     omega, alpha, gamma, beta, df : of the GARCH, see `Garch`; omega in percent squared, None for
         the one that gives `volatility`.
     information_coefficient : correlation of `signal` with the next return per date; planted only.
+    longest : sessions from a shock to its answer at most; recall only.
     staggered : whether each symbol is listed at a session drawn from the first half.
     ohlcv : whether to add open, high, low and volume. The log price runs from close to open with a
         quarter of the session's variance and then as a Brownian bridge to the close; high and low
@@ -140,6 +145,7 @@ def simulated(
         garch=(omega, alpha, gamma, beta, df),
         paths=truth_paths,
         ic=information_coefficient,
+        longest=longest,
     )
     for key, value in (("n_symbols", n_symbols), ("n_sessions", n_sessions)):
         _require(isinstance(value, int) and value >= 1, key, value, "a positive whole number")
@@ -150,7 +156,7 @@ def simulated(
     names = tuple(f"SIM{number:04d}" for number in range(1, n_symbols + 1))
     wanted = set(choice.known(names, "simulated"))
 
-    frame, signal = _frame(
+    frame, signals = _frame(
         drawn,
         numbers=sorted(
             (n for n, name in enumerate(names) if name in wanted), key=names.__getitem__
@@ -161,23 +167,22 @@ def simulated(
         listed=[_listing(seed, n, n_sessions) if staggered else 0 for n in range(n_symbols)],
         bars=seed if ohlcv else None,
     )
-    planted = process == "planted"
     own: tuple[Covariate, ...] = ()
     frame, left_out = finished(
         frame, choice=choice, available=names, source="simulated", calendar="XNYS"
     )
-    if planted:
-        told = {"known": frame["date"], "symbol": frame["symbol"], "signal": signal}
+    if signals:
+        told = {"known": frame["date"], "symbol": frame["symbol"], **signals}
         own = (
             Covariate(
-                name="planted",
+                name=process,
                 frame=pd.DataFrame(told, copy=False),
-                columns=("signal",),
+                columns=tuple(signals),
                 lag=0,
                 max_age=0,
             ),
         )
-    joined, notes = load_covariates(covariates, frame, taken=("signal",) if planted else ())
+    joined, notes = load_covariates(covariates, frame, taken=tuple(signals))
     return Prices(
         frame=frame,
         source="simulated",
@@ -202,6 +207,7 @@ def _process(
     garch: tuple[float | None, float, float, float, float],
     paths: int,
     ic: float,
+    longest: int,
 ) -> Process:
     _require(process in PROCESSES, "process", process, f"one of {', '.join(PROCESSES)}")
     _require(isinstance(seed, int) and seed >= 0, "seed", seed, "a whole number, 0 or more")
@@ -212,6 +218,9 @@ def _process(
     if process == "planted":
         _require(-1 < ic < 1, "information_coefficient", ic, "between -1 and 1")
         return Normal(seed=seed, drift=drift, volatility=volatility, ic=ic)
+    if process == "recall":
+        _require(isinstance(longest, int) and longest >= 1, "longest", longest, "1 session or more")
+        return Recall(seed=seed, drift=drift, volatility=volatility, longest=longest)
     omega, alpha, gamma, beta, df = garch
     persistence = alpha + gamma / 2 + beta
     for key, value in (("alpha", alpha), ("gamma", gamma), ("beta", beta)):
@@ -249,8 +258,8 @@ def _frame(
     choice: Choice,
     listed: Sequence[int],
     bars: int | None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """The long frame and the signal on its rows, filled block by block into their final place."""
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """The long frame and the signals on its rows, filled block by block into their final place."""
     low = 0 if choice.start is None else int(np.searchsorted(sessions, choice.start))
     high = len(sessions)
     if choice.end is not None:
@@ -262,8 +271,7 @@ def _frame(
     columns = {
         name: np.empty(rows) for name in ("close", *(BAR_FIELDS if bars is not None else ()))
     }
-    planted = isinstance(process, Normal) and process.ic is not None
-    signal = np.empty(rows if planted else 0)
+    signals: dict[str, np.ndarray] = {}
     date = np.empty(rows, dtype="datetime64[s]")
     for begin in range(0, len(numbers), BLOCK):
         block = numbers[begin : begin + BLOCK]
@@ -277,12 +285,12 @@ def _frame(
             date[there] = sessions[here]
             for name, column in columns.items():
                 column[there] = drawn[name][row, here]
-            if planted:
-                signal[there] = draw.known_BT[row, here]
+            for name, told_BT in draw.signals.items():
+                signals.setdefault(name, np.empty(rows))[there] = told_BT[row, here]
     codes = np.repeat(np.arange(len(numbers), dtype=np.int32), counts)
     categories = pd.Index([names[number] for number in numbers], dtype="str")
     symbol = pd.Categorical.from_codes(codes, categories=categories)
-    return pd.DataFrame({"symbol": symbol, "date": date, **columns}, copy=False), signal
+    return pd.DataFrame({"symbol": symbol, "date": date, **columns}, copy=False), signals
 
 
 def _bars(

@@ -1,15 +1,28 @@
-"""Blocks of a Forecasts table with every column, of which nothing is null but some actuals."""
+"""Blocks of a Forecasts table, and networks to look into."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
+from forecast.dataset.datamodule import standardisation
+from forecast.dataset.features import FeatureSet
+from forecast.dataset.folds import make_fold, ranges
+from forecast.dataset.market import make_market
+from forecast.dataset.panel import make_panel
+from forecast.dataset.task import Task
+from forecast.evaluation.explained import Explained, Member
 from forecast.forecasts import LEVELS, OPTIONAL, QUANTILES, SCHEMA
+from forecast.models.named_heads import make_head
+from forecast.models.networks import Network
+from forecast.prices.frame import Prices
+from forecast.prices.simulated import simulated
 
 MakeBlock = Callable[..., pd.DataFrame]
 
@@ -62,5 +75,70 @@ def make_block() -> MakeBlock:
         for name in ("nll", "pit", "crps_exact"):
             others[name] = others[name].where(known)
         return pd.concat([block, quantiles, others], axis=1)[SCHEMA.names]
+
+    return make
+
+
+MakeExplained = Callable[..., Explained]
+COLUMNS = ("return", "abs_return", "volatility_5", "market_return")
+
+
+@pytest.fixture(scope="session")
+def make_explained() -> MakeExplained:
+    """Networks with weights of luck alone, on a simulated panel of staggered histories."""
+
+    def make(
+        cell: str = "lstm",
+        *,
+        layers: int = 1,
+        columns: Sequence[str] = COLUMNS,
+        head: str = "student_t",
+        prices: Prices | None = None,
+        members: int = 1,
+        spread: float = 1.0,
+        **options: Any,
+    ) -> Explained:
+        prices = prices or simulated(
+            **{"process": "garch", "n_symbols": 6, "n_sessions": 400, "staggered": True, **options}
+        )
+        market = make_market(prices, "equal_weight", half_life=20.0)
+        panel = make_panel(prices, FeatureSet(columns=list(columns)), market=market)
+        task = Task(horizons=(1, 5), delay=0, length=50, warmup=20, batch=8)
+        fold = make_fold(panel.dates, validation=80, test=0.2)
+        found = ranges(panel, fold, reach=task.reach, warmup=task.warmup)
+        used = make_head({"name": head})
+        torch.manual_seed(0)
+        networks = []
+        for _ in range(members):
+            network = Network(
+                cell=cell,
+                features=len(panel.names),
+                horizons=2,
+                parameters=used.size,
+                hidden_size=5,
+                layers=layers,
+                input_dropout=0.5,
+            ).eval()
+            network.standardise_with(*standardisation(panel, found["train"]))
+            with torch.no_grad():
+                for name, weight in network.named_parameters():
+                    weight.normal_(0, spread / weight.shape[-1] ** 0.5 if "weight" in name else 0.1)
+            networks.append(network)
+        return Explained(
+            config={
+                "features": {"columns": list(columns), "own": []},
+                "loss": {"clip": 20.0},
+            },
+            prices=prices,
+            panel=panel,
+            task=task,
+            rows=found["validation"],
+            train=found["train"],
+            members=[
+                Member(model=cell, seed=0, number=number, network=network, head=used)
+                for number, network in enumerate(networks, start=1)
+            ],
+            horizon=0,
+        )
 
     return make

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from forecast.config import ForecastError
 from forecast.forecasts import LEVELS
-from forecast.prices.processes import Garch, Normal, Process
+from forecast.prices.processes import STRENGTH, Garch, Normal, Process, Recall
 
 GARCH = Garch(
     seed=3, drift=0.02, omega=0.05, alpha=0.05, gamma=0.1, beta=0.85, df=6.0, paths=50_000
@@ -18,7 +19,9 @@ PROCESSES: dict[str, Process] = {
     "gbm": Normal(seed=3, drift=0.05, volatility=1.5),
     "planted": Normal(seed=3, drift=0.05, volatility=1.5, ic=0.6),
     "garch": GARCH,
+    "recall": Recall(seed=3, drift=0.05, volatility=1.5, longest=30),
 }
+SIZES = [(1, 0), (5, 0), (1, 1), (3, 2)]
 
 
 def targets(
@@ -33,7 +36,8 @@ def targets(
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), list(product(PROCESSES, [(1, 0), (5, 0), (1, 1), (3, 2)]))
+    ("name", "size"),
+    [pair for pair in product(PROCESSES, SIZES) if pair[0] != "recall" or pair[1] == SIZES[0]],
 )
 def test_true_quantiles_cover_what_they_say(name: str, size: tuple[int, int]) -> None:
     y, known = targets(PROCESSES[name], *size)
@@ -49,7 +53,8 @@ def test_true_quantiles_cover_what_they_say(name: str, size: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "horizon"), [("gbm", 1), ("gbm", 5), ("planted", 1), ("planted", 5), ("garch", 1)]
+    ("name", "horizon"),
+    [("gbm", 1), ("gbm", 5), ("planted", 1), ("planted", 5), ("garch", 1), ("recall", 1)],
 )
 def test_pit_is_uniform_and_agrees_with_density_and_quantiles(name: str, horizon: int) -> None:
     y, known = targets(PROCESSES[name], horizon, 0)
@@ -104,3 +109,33 @@ def test_a_path_depends_on_its_seed_and_number_alone(name: str) -> None:
     for field in ("returns_BT", "variance_BT", "known_BT"):
         np.testing.assert_array_equal(getattr(many, field)[3, :120], getattr(one, field)[0])
     assert not np.array_equal(many.returns_BT[0], many.returns_BT[1])
+
+
+def test_an_answer_was_told_once_within_the_longest_delay_and_by_nothing_since() -> None:
+    process = Recall(seed=5, drift=0.0, volatility=1.0, longest=40)
+    shock, question, log_volatility = process.told(7, 4000)
+    told, asked = np.flatnonzero(shock), np.flatnonzero(question)
+    assert len(told) - len(asked) in (0, 1) and len(asked) > 100
+    delay = asked + 1 - told[: len(asked)]
+    assert delay.min() == 1 and 30 < delay.max() <= 40
+    assert (told[1 : len(asked)] > asked[:-1]).all(), "one shock is under way at a time"
+    assert log_volatility[asked] == pytest.approx(STRENGTH * shock[told[: len(asked)]])
+    others = np.setdiff1d(np.arange(4000), asked)
+    assert not log_volatility[others].any()
+    # As many of every octave: the delay is uniform in its logarithm.
+    assert np.mean(delay == 1) == pytest.approx(np.log(2) / np.log(41), abs=0.08)
+
+
+def test_volatility_of_a_recall_follows_what_was_told() -> None:
+    process = Recall(seed=5, drift=0.1, volatility=2.0, longest=20)
+    draw = process.draw(range(400), 400)
+    z = (draw.returns_BT[:, 1:] - 0.1) / (2.0 * np.exp(draw.known_BT[:, :-1]))
+    answers = draw.signals["question"][:, :-1] == 1
+    for group in (z[answers], z[~answers]):
+        assert abs(group.std() - 1) < 5 / np.sqrt(2 * len(group))
+    assert set(draw.signals) == {"shock", "question"}
+
+
+def test_a_recall_has_a_true_distribution_of_the_next_session_alone() -> None:
+    with pytest.raises(ForecastError, match="horizons=\\[1\\] and target.delay=0"):
+        PROCESSES["recall"].distribution(np.zeros(1), 5, 0)

@@ -85,10 +85,11 @@ def test_the_truth_knows_what_was_known_and_no_more(process: str) -> None:
     prices = simulated(**arguments, truth_paths=1000)
     assert prices.truth is not None
     dates = of(prices.frame, "SIM0290")["date"].to_numpy()
-    truth = prices.truth.distribution("SIM0290", dates[10:50], 5, 1)
+    size = (1, 0) if process == "recall" else (5, 1)
+    truth = prices.truth.distribution("SIM0290", dates[10:50], *size)
     longer = simulated(**{**arguments, "n_sessions": 90, "n_symbols": 290}, truth_paths=1000).truth
     assert longer is not None
-    again = longer.distribution("SIM0290", dates[10:50].astype("datetime64[D]"), 5, 1)
+    again = longer.distribution("SIM0290", dates[10:50].astype("datetime64[D]"), *size)
     np.testing.assert_array_equal(truth.quantiles, again.quantiles)
     one = prices.truth.distribution("SIM0290", dates[-1:], 1, 0)
     assert one.nll is not None and np.isfinite(one.nll(np.zeros(1))).all()
@@ -118,6 +119,7 @@ def test_the_truth_scores_the_prices_it_came_from() -> None:
         ({"volatility": 0.0}, ("volatility=0",)),
         ({"volatility": float("nan")}, ("volatility=nan",)),
         ({"process": "planted", "information_coefficient": 1.0}, ("information_coefficient=1",)),
+        ({"process": "recall", "longest": 0}, ("longest=0",)),
         ({"process": "garch", "beta": 0.95}, ("beta=0.95", "< 1")),
         ({"process": "garch", "alpha": -0.1}, ("alpha=-0.1",)),
         ({"process": "garch", "df": 2.0}, ("df=2",)),
