@@ -25,7 +25,7 @@ BANK = "gjr_t"
 EQUAL = ("linear", "mlp", "gjr_market", "har_pooled")  # see what the networks see
 HERE = Path(__file__).parent
 COMMAND = "python benchmarks/backtest.py"
-BEGIN, END = "<!-- backtest: made by python benchmarks/backtest.py -->", "<!-- /backtest -->"
+README = HERE.parent / "README.md"
 MEANS = (
     "**Mean returns are not forecast.** All of this is volatility: the out-of-sample R² of the "
     "networks' daily means lies between {low:.2f} % and {high:.2f} %, beside {drift:.2f} % for the "
@@ -136,6 +136,13 @@ def scores(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
+def into_readme(name: str, text: str) -> None:
+    """Put a text between the README's marks of this name."""
+    begin, end = f"<!-- {name}: made by {COMMAND} -->", f"<!-- /{name} -->"
+    before, _, rest = README.read_text(encoding="utf-8").partition(begin)
+    README.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -156,12 +163,11 @@ def main() -> None:
     ]
     means = MEANS.format(low=min(r2), high=max(r2), drift=100 * tests[0]["drift"]["1"]["r2_zero"])
     short = [*told, "", *comparison(runs), "", f"{verdict(runs)} {means} {DEVELOPMENT}"]
-    long = [*short, "", "Every model, horizons in sessions:", "", *scores(runs)]
-    (HERE / "backtest.md").write_text("\n".join(long) + "\n", encoding="utf-8")
-    readme = HERE.parent / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    text = "\n".join(long)
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    every = ["Every model, horizons in sessions:", "", *scores(runs)]
+    text = "\n".join([*short, "", *every])
+    (HERE / "backtest.md").write_text(text + "\n", encoding="utf-8")
+    into_readme("headline", "\n".join(short))
+    into_readme("backtest", "\n".join(every))
     print(text)
 
 
