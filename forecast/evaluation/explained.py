@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forecast.config import ForecastError, instantiate
+from forecast.config import ForecastError, canonical_id, instantiate, without
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.folds import Range, ranges
 from forecast.dataset.market import read_market
@@ -163,6 +163,7 @@ def open_explained(
     """
     first = runs[0]
     members: list[Member] = []
+    configurations: dict[str, str] = {}
     for run in runs:
         _check(run, first)
         count = len(run.data.get("folds") or [None])
@@ -176,6 +177,12 @@ def open_explained(
             model = cell or run.config["model"]["cell"]
             if model in MEMORYLESS:
                 raise ForecastError(f"{run.name}: {model} has no memory to look into.")
+            own = canonical_id(without(run.config, ["seed"]))
+            if configurations.setdefault(model, own) != own:
+                raise ForecastError(
+                    f"{run.name} is another {model} than one named before it, by more than its "
+                    "seed: explain them one by one."
+                )
             ensemble = run.model(cell, fold=fold)
             if not hasattr(ensemble.head, "volatility"):
                 raise ForecastError(

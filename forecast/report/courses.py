@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import pandas as pd
@@ -101,7 +101,13 @@ def _fluctuations(run: Run, part: str, asked: Sequence[str], others: Sequence[st
     return table[kept].rename(columns={"statistic": "value"}).dropna(subset=["value"])
 
 
-def cumulative(daily: pd.DataFrame, asked: Sequence[str], others: Sequence[str]) -> pd.DataFrame:
+def cumulative(
+    daily: pd.DataFrame,
+    asked: Sequence[str],
+    others: Sequence[str],
+    *,
+    losses: Iterable[str] = tuple(LOSSES),
+) -> pd.DataFrame:
     """Running sums of each network's loss less each baseline's, over dates that have both.
 
     Parameters
@@ -113,13 +119,13 @@ def cumulative(daily: pd.DataFrame, asked: Sequence[str], others: Sequence[str])
     DataFrame with loss, model, against, date, value
     """
     curves = []
-    for loss in LOSSES:
-        losses = daily.astype({"model": str}).pivot(index="origin", columns="model", values=loss)
+    for loss in losses:
+        by_date = daily.astype({"model": str}).pivot(index="origin", columns="model", values=loss)
         for model in asked:
             for other in others:
-                if model not in losses or other not in losses:
+                if model not in by_date or other not in by_date:
                     continue
-                summed = (losses[model] - losses[other]).dropna().cumsum()
+                summed = (by_date[model] - by_date[other]).dropna().cumsum()
                 key = {"loss": loss, "model": model, "against": other}
                 curves.append(pd.DataFrame({"date": summed.index, "value": summed}).assign(**key))
     return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -12,9 +12,11 @@ import plotly.graph_objects as go
 from forecast.portfolio.performance import drawdowns, rolling_sharpe
 from forecast.report.markup import html_table, html_text, number
 from forecast.report.style import DIVERGING, GREY, embed, finish
-from forecast.report.traded import Traded, over_dates, title_of
+from forecast.report.traded import Pair, Traded, over_dates, title_of
 
 WINDOW = 252  # sessions of the rolling Sharpe ratio
+EQUITY, DRAWDOWN = "equity, log scale", "drawdown, %"  # titles of the two panels' axes
+HEIGHTS, NUMBERS = (320, 170), (":.3f", ":.1f")  # of the panels, pixels; how a hover shows values
 NOTE = (
     "Equity after costs on a logarithmic scale, 1 at the first close, and below it the share that "
     "has been lost since its highest value. The benchmarks, grey, read prices alone and pay the "
@@ -45,24 +47,43 @@ def equity(traded: Traded) -> str:
 
 def grown(traded: Traded) -> go.Figure:
     """Compounded equity of every portfolio on a log scale, drawdowns below."""
-    net = {pair: rows["simple_return"] for pair, rows in traded.returns.items()}
-    curves = {pair: (1 + series).cumprod() for pair, series in net.items()}
+    panels = growth({pair: rows["simple_return"] for pair, rows in traded.returns.items()})
     figure = over_dates(
         traded,
-        {
-            "equity, log scale": curves,
-            "drawdown, %": {
-                pair: pd.Series(100 * drawdowns(series.to_numpy()), index=series.index)
-                for pair, series in net.items()
-            },
-        },
+        panels,
         title=f"Equity after costs, {escape(traded.part)}",
-        heights=(320, 170),
-        numbers=(":.3f", ":.1f"),
+        heights=HEIGHTS,
+        numbers=NUMBERS,
     )
-    ticks = _ticks([float(value) for series in curves.values() for value in series])
-    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks], row=1)
+    log_scale(figure, panels[EQUITY].values())
     return figure
+
+
+def growth(net: Mapping[Pair, pd.Series]) -> dict[str, dict[Pair, pd.Series]]:
+    """Compounded equity, and the share lost since its highest value, of every portfolio.
+
+    Parameters
+    ----------
+    net : simple returns after costs, fractions, by ascending dates.
+
+    Returns
+    -------
+    dict
+        Title of the axis -> portfolio -> values by date.
+    """
+    return {
+        EQUITY: {pair: (1 + series).cumprod() for pair, series in net.items()},
+        DRAWDOWN: {
+            pair: pd.Series(100 * drawdowns(series.to_numpy()), index=series.index)
+            for pair, series in net.items()
+        },
+    }
+
+
+def log_scale(figure: go.Figure, curves: Iterable[pd.Series]) -> None:
+    """Make the upper y axis, which shows these curves, logarithmic."""
+    ticks = _ticks([float(value) for series in curves for value in series])
+    figure.update_yaxes(type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks], row=1)
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
@@ -72,9 +93,11 @@ def _ticks(values: Sequence[float]) -> list[float]:
     """
     low, high = min(values), max(values)
     if high / low < 2.5:
-        step = 0.1 if high - low > 0.3 else 0.05
+        apart = max(high - low, low / 100) / 6
+        power = 10.0 ** np.floor(np.log10(apart))
+        step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= apart)
         first = int(low // step)
-        return [round(step * i, 2) for i in range(max(first, 1), int(high // step) + 2)]
+        return [float(f"{step * i:.6g}") for i in range(max(first, 1), int(high // step) + 2)]
     digits = (1, 1.5, 2, 3, 5, 7) if high / low < 20 else (1, 2, 5)
     powers = range(int(np.floor(np.log10(low))), int(np.floor(np.log10(high))) + 1)
     return [digit * 10.0**power for power in powers for digit in digits]
@@ -153,7 +176,7 @@ def by_month(monthly: dict[str, float], *, title: str) -> go.Figure:
         ygap=1,
         hovertemplate="%{x} %{y}<br>%{z:.2f} %<extra></extra>",
     )
-    figure.update_xaxes(side="bottom", showgrid=False, type="category")
+    figure.update_xaxes(side="bottom", showgrid=False, type="category", title_text="month")
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category", title_text="year")
     title = f"Monthly returns of {escape(title)}, %"
-    return finish(figure, title=title, height=110 + 24 * len(listed), above=50)
+    return finish(figure, title=title, height=130 + 24 * len(listed), above=50)

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from forecast.report.style import colour, embed, finish, grid
+from forecast.report.tables import need
 from forecast.run import Run
 
 UNITS = {  # of the loss of heads without a density; the others' is in nats
@@ -42,7 +43,13 @@ def learning_curves(history: pd.DataFrame, *, model: str, unit: str) -> go.Figur
         The network; gives the validation curve its colour.
     unit : str
         What the loss is measured in, for the axis.
+
+    Raises
+    ------
+    ForecastError
+        A column is missing, or there is no epoch.
     """
+    need(history, ("member", "epoch", "train_loss", "validation_loss"), name="history")
     members = list(dict.fromkeys(history["member"]))
     rows, columns = grid(len(members))
     figure = make_subplots(

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from forecast.forecasts import LEVELS
-from forecast.report.calibration import calibration, pit_histograms, reliability
+from forecast.report.calibration import calibration
+from forecast.report.levels import pit_histograms, reliability
 from forecast.run import Run
 
 Make = Callable[..., Run]

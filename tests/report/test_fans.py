@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forecast.forecasts import LEVELS, QUANTILES
+from forecast.forecasts import LEVELS, QUANTILES, ForecastWriter
 from forecast.report.fans import FAN_COLUMNS, MOST_FANS, fan_chart, fans_at, forecasts
 from forecast.run import Run
 
@@ -141,8 +141,10 @@ def test_a_fan_needs_no_more_than_its_columns(make_run: Make) -> None:
     assert len(fans_of(fan_chart(table))) == 2
 
 
-def figures(html: str) -> list[Any]:
-    return [json.loads(text) for text in re.findall(r"data-figure>(.*?)</script>", html)]
+def figures(html: str, name: str = "fan") -> list[Any]:
+    """The figures of a page whose elements are called so, "fan-1" or "fan"."""
+    found = re.findall(r'<div id="([a-z]+)[^>]*>.*?data-figure>(.*?)</script>', html)
+    return [json.loads(text) for called, text in found if called == name]
 
 
 def test_chosen_origins_are_the_ones_drawn(make_backtest: Make) -> None:
@@ -166,6 +168,31 @@ def test_symbols_that_stopped_trading_before_the_part_are_not_drawn(make_run: Ma
     data["symbols"][0]["last"] = "1999-12-31"
     run.write("data.json", data)
     assert len(figures(forecasts(run))) == 3
+
+
+def test_the_page_shows_the_volatility_of_the_first_symbol_beside_the_benchmarks(
+    make_run: Make,
+) -> None:
+    run = make_run(horizons=(5, 20), parts={"test": 40})
+    html = forecasts(run)
+    (figure,) = figures(html, "volatility")
+    assert (
+        figure["layout"]["title"]["text"] == "AAPL: volatility over 5 sessions, stated and actual"
+    )
+    assert [trace["name"] for trace in figure["data"][1:]] == ["lstm", "ewma_t"]
+    assert "the return over 5 sessions, not annualised" in html
+    assert "of a single return" not in html
+    assert "of a single return" in forecasts(make_run("other", horizons=(1,), parts={"test": 40}))
+
+
+def test_without_a_standard_deviation_the_page_shows_no_volatility(make_backtest: Make) -> None:
+    run = make_backtest()
+    nothing = run.forecasts(part="test").assign(std=np.nan)
+    with ForecastWriter(run.path / "forecasts.parquet") as writer:
+        for _, block in nothing.groupby(["model", "fold"], observed=True):
+            writer.write(block)
+    html = forecasts(run)
+    assert len(figures(html)) == 4 and not figures(html, "volatility")
 
 
 @pytest.mark.parametrize("head", ["student_t", "point"])
