@@ -1,6 +1,6 @@
 """The README's pictures, from real runs.
 
-    python benchmarks/pictures.py         # writes benchmarks/{forecast,memory}.png
+    python benchmarks/pictures.py         # writes benchmarks/{forecast,memory,recall}.png
 
 They come from the default run (`python -m forecast.train`) and from a run of each cell that sees
 nothing but returns, explained together; a second call trains nothing. Pictures need Chromium.
@@ -15,7 +15,7 @@ import pandas as pd
 
 from forecast import compose
 from forecast.explain import explain
-from forecast.report.figures import fan_chart, memory_profile
+from forecast.report.figures import fan_chart, memory_profile, recall
 from forecast.run import Run
 from forecast.train import train
 
@@ -45,9 +45,12 @@ def main() -> None:
         finished(outputs, f"model={cell}", *RETURNS, "evaluate=[validation]") for cell in CELLS
     ]
     asked = ",".join(run.name for run in names)
-    told = explain(compose("explain", [f"run=[{asked}]", "recall.seeds=0", f"outputs={outputs}"]))
-    figure = memory_profile(pd.read_csv(told.path / "memory.csv"))
-    figure.write_image(HERE / "memory.png", width=WIDTH, height=420, scale=SCALE)
+    told = explain(compose("explain", [f"run=[{asked}]", f"outputs={outputs}"])).path
+    for figure, name in (
+        (memory_profile(pd.read_csv(told / "memory.csv")), "memory.png"),
+        (recall(pd.read_csv(told / "recall.csv")), "recall.png"),
+    ):
+        figure.write_image(HERE / name, width=WIDTH, height=420, scale=SCALE)
 
 
 if __name__ == "__main__":

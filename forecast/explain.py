@@ -108,7 +108,8 @@ def explain(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     options = {name: value for name, value in config.items() if name not in ("outputs", "threads")}
     name = run_name("explain", {**options, "run": names}, data=prices.sha256, device="cpu")
     result = Run(Path(settings.outputs) / name)
-    with result.lock(), torch_threads(settings.threads):
+    # Networks are small: more threads would only wait for each other.
+    with result.lock(), torch_threads(settings.threads or 1):
         result.clear()
         with result.attempt(config, overrides, "cpu"):
             found = explanation.explain(
