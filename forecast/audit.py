@@ -82,8 +82,9 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     Returns
     -------
     Run
-        The folder of the audit; `json("audit.json")` holds its status and lines. An audit is made
-        anew each time: the ledger, and the code that is audited, may have changed.
+        The folder of the audit; `json("audit.json")` holds its status and lines, report.html
+        shows them. An audit is made anew each time: the ledger, and the code that is audited, may
+        have changed.
 
     Raises
     ------
@@ -92,6 +93,7 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
     """
     from forecast.evaluation.subject import open_subject
     from forecast.models.devices import torch_threads
+    from forecast.report.page import write_report
 
     config = plain(cfg)
     check_sections(config, (*SECTIONS, "strategy", "audit"))
@@ -124,6 +126,7 @@ def audit(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = ())
             audited = subject.named.name if subject.named else None
             told = {"status": status, "audited": audited, "lines": [asdict(x) for x in lines]}
             result.write("audit.json", told)
+            print(f"report: {write_report(result)}")
     return result
 
 

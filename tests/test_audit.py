@@ -101,6 +101,8 @@ def test_a_configuration_is_audited_line_by_line(
     printed = capsys.readouterr().out
     for line in told["lines"]:
         assert f"{line['status']}  {line['name']}: {line['sentence']}" in printed.splitlines()
+    assert f"report: {result.path / 'report.html'}" in printed.splitlines()
+    assert "audit: warn" in (result.path / "report.html").read_text(encoding="utf-8")
     assert set(result.environment) >= {"python", "torch"} and result.overrides == [
         *SMALL, f"outputs={outputs}", *TINY,
     ]  # fmt: skip

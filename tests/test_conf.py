@@ -23,7 +23,7 @@ GROUPS = ("data", "features", "model", "head", "trainer", "logger")
 TRADING = ("strategy", "costs")  # groups of commands that trade
 SHARED = ("forecaster", "trading")  # no commands of their own: what several begin with
 COMMANDS = sorted(f.stem for f in config_dir().glob("*.yaml") if f.stem not in SHARED)
-UNTRAINED = ("explain", "fetch", "leaderboard", "predict")  # of the groups these have `data` at most
+UNTRAINED = ("explain", "fetch", "leaderboard", "predict")  # these have `data` at most
 CHOICES = {
     group: sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
     for group in (*GROUPS, *TRADING, "experiment")

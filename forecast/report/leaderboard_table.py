@@ -20,6 +20,7 @@ from forecast.report.markup import (
     NULL,
     Cell,
     Html,
+    Number,
     counted,
     html_details,
     html_list,
@@ -123,7 +124,9 @@ def _cells(
         ("fit_seconds", 1, ""),
         ("targets_per_second", 0, ""),
     ):
-        text = number(row[column], digits) + ("" if is_null(row[column]) else after)
+        text = number(row[column], digits)
+        if after and not is_null(row[column]):
+            text = Number(text + after, row[column])
         yield Cell(text, best=row[column] == best[column])
     if opened:
         yield f"{objective(board, row['test'])} ({row['opened']})" if row["opened"] else NULL

@@ -6,7 +6,10 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import isfinite
 from typing import Any
+
+from forecast.report.style import both
 
 NULL = "\N{EN DASH}"
 BEST = ' class="best" title="best"'
@@ -14,6 +17,23 @@ BEST = ' class="best" title="best"'
 
 class Html(str):
     """Text that is markup already and is not escaped again."""
+
+
+class Number(str):
+    """A number as text, which knows its value: tables are sorted by it and downloaded with it.
+
+    Attributes
+    ----------
+    value : float or None
+        In the unit of the text; None where there is none.
+    """
+
+    value: float | None
+
+    def __new__(cls, text: str, value: float | None = None) -> Number:
+        number = super().__new__(cls, text)
+        number.value = value
+        return number
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ def html_models(
             f"{escape(heading)}</th></tr>"
         )
         for model, cells in rows.items():
-            swatch = f'<span class="swatch" style="background: {colour(model)}"></span>'
+            swatch = f'<span class="swatch" style="background: {both(colour(model))}"></span>'
             first = Html(swatch + escape(model))
             html += _row((first, *cells), ' class="network"' if model in strong else "")
         html += "</tbody>"
@@ -85,8 +105,14 @@ def _row(cells: Iterable[object], attributes: str = "") -> str:
     for cell in cells:
         best, text = (cell.best, cell.text) if isinstance(cell, Cell) else (False, cell)
         inner = text if isinstance(text, Html) else escape(str(text))
-        html += f"<td{BEST if best else ''}>{inner}</td>"
+        html += f"<td{_value(text)}{BEST if best else ''}>{inner}</td>"
     return f"<tr{attributes}>{html}</tr>"
+
+
+def _value(text: object) -> str:
+    """The number of a cell in full, by which the page sorts and which it lets download."""
+    value = text.value if isinstance(text, Number) else None
+    return "" if value is None or not isfinite(value) else f' data-value="{value:z.10g}"'
 
 
 def html_text(text: object) -> str:
@@ -102,8 +128,8 @@ def html_list(items: Iterable[object]) -> str:
 def html_facts(facts: Mapping[str, Any]) -> str:
     """Names and values, one pair a line."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(fact(value))}</td></tr>'
-        for key, value in facts.items()
+        f'<tr><th scope="row">{escape(str(key))}</th><td{_value(told)}>{escape(told)}</td></tr>'
+        for key, told in ((key, fact(value)) for key, value in facts.items())
     )
     return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
@@ -115,9 +141,11 @@ def fact(value: Any) -> str:
     return number(value, 0 if isinstance(value, int) or abs(value) >= 1000 else 2)
 
 
-def number(value: Any, digits: int, factor: float = 1) -> str:
+def number(value: Any, digits: int, factor: float = 1) -> Number:
     """`factor * value` with so many digits, no zero with a minus; a dash for null."""
-    return NULL if is_null(value) else f"{factor * value:z,.{digits}f}"
+    if is_null(value):
+        return Number(NULL, None)
+    return Number(f"{factor * value:z,.{digits}f}", float(factor * value))
 
 
 def counted(count: int, noun: str) -> str:

@@ -1,15 +1,19 @@
 """Self-contained HTML pages, and the report of a run, made from the files of its folder alone.
 
-A page loads nothing: plotly.js stands in it once, and a content security policy refuses every
-other script and every address. Figures lie in it as JSON that is read, never executed. Whatever
-comes from data or configuration is escaped. The same files give the same bytes.
+A page loads nothing: plotly.js stands in it once, beside a program of our own, and a content
+security policy refuses every other script and every address. Figures lie in it as JSON that is
+read, never executed. Whatever comes from data or configuration is escaped. The same files give the
+same bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -18,20 +22,13 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from forecast.report import prediction
+from forecast.report import audit, prediction
+from forecast.report.markup import html_facts
 from forecast.report.provenance import configuration, data, environment
+from forecast.report.style import DARK, FAINT, GREY, INK, RAISED, WHITE, both
 from forecast.run import Run, write_atomically
 
 TEST_OPENED = "test range opened"  # a stamp
-# plotly.js would offer to send a figure to its makers' cloud.
-DRAWING = """
-for (const script of document.querySelectorAll('script[data-figure]')) {
-  const figure = JSON.parse(script.textContent);
-  Plotly.newPlot(script.previousElementSibling, figure.data, figure.layout,
-    {responsive: true, displaylogo: false, plotlyServerURL: '', showSendToCloud: false,
-      modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']]});
-}
-"""
 
 
 def write_report(run: Run) -> Path:
@@ -53,18 +50,31 @@ def fill(title: str, stamps: Iterable[str], sections: Mapping[str, str]) -> str:
     marks = "".join(f'<span class="stamp">{stamp}</span>' for stamp in stamps)
     links = "".join(f'<li><a href="#{_id(name)}">{name}</a></li>' for name in sections)
     contents = f'<nav aria-label="contents"><ul>{links}</ul></nav>'
-    body = f"<h1>{escape(title)}</h1>{marks}{contents}" + "".join(
+    main = "".join(
         f'<section id="{_id(name)}"><h2>{name}</h2>{html}</section>\n'
         for name, html in sections.items()
     )
-    plotly = get_plotlyjs()
-    return Template(files("forecast.report").joinpath("page.html").read_text("utf-8")).substitute(
-        policy=_policy(plotly, DRAWING),
+    colours = f"const DARK = {json.dumps({'table': DARK, 'raised': RAISED})};\n"
+    program = colours + _file("page.js") + _file("tables.js")
+    plotly = get_plotlyjs() if "data-figure" in main else ""
+    return Template(_file("page.html")).substitute(
+        policy=_policy(program, plotly),
         title=escape(title),
-        body=body,
-        plotly=plotly,
-        drawing=DRAWING,
+        **{"paper": both(WHITE), "ink": both(INK), "line": both(FAINT), "rule": both(GREY)},
+        program=program,
+        body=f"<header><h1>{escape(title)}</h1>{marks}</header>{contents}<main>{main}</main>",
+        plotly=_packed(plotly),
     )
+
+
+@cache
+def _packed(text: str) -> str:
+    """A text in two fifths of its bytes; the page unpacks it."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _file(name: str) -> str:
+    return files("forecast.report").joinpath(name).read_text("utf-8")
 
 
 def _sections(run: Run) -> dict[str, str]:
@@ -73,8 +83,12 @@ def _sections(run: Run) -> dict[str, str]:
     Each kind imports its own sections: a prediction shall not wait for those of a backtest.
     """
     metrics = run.metrics
+    if (run.path / audit.FACTS).is_file():
+        return _of_audit(run)
     if (run.path / prediction.FACTS).is_file():
         return _of_prediction(run)
+    if (run.path / "explain.json").is_file():
+        return _of_explanation(run)
     if "performance" in metrics:
         from forecast.report import portfolio
 
@@ -128,6 +142,20 @@ def _of_backtest(run: Run) -> dict[str, str]:
     }
 
 
+def _of_audit(run: Run) -> dict[str, str]:
+    """The sections of an audit, whose folder says nothing of the data it was made on."""
+    known = {"Configuration": configuration(run), "Environment": html_facts(run.environment)}
+    return {**audit.sections(run), **known}
+
+
+def _of_explanation(run: Run) -> dict[str, str]:
+    """The sections of a look into networks; the runs that it names tell of their data."""
+    from forecast.report import explained
+
+    known = {"Configuration": configuration(run), "Environment": html_facts(run.environment)}
+    return {**explained.sections(run), **known}
+
+
 def _of_prediction(run: Run) -> dict[str, str]:
     """The sections of a run of `forecast.predict`, which need not repeat its source's files."""
     there = {"Data": run.data, "Configuration": run.config, "Environment": run.environment}
@@ -169,6 +197,8 @@ def stamps_of(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _stamps(run: Run) -> list[str]:
+    if (run.path / audit.FACTS).is_file():
+        return [audit.stamp(run)]
     stamps = stamps_of(run.data or run.json(prediction.FACTS).get("data") or {})
     if run.metrics.get("optimistic"):
         stamps.append("optimistic execution")

@@ -67,7 +67,7 @@ def risk(run: Run) -> str:
 
 
 def _row(by_level: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
-    cells = []
+    cells: list[str] = []
     for level, _ in LEVELS:
         tested = by_level.get(level) or {}
         symbols = len(tested.get("symbols") or ())

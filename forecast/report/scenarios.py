@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from forecast.report import risk
-from forecast.report.markup import Cell, html_models, html_text, is_null, number
+from forecast.report.markup import Cell, Number, html_models, html_text, is_null, number
 from forecast.report.roster import ordered
 from forecast.report.style import colour, embed, finish
 from forecast.report.traded import Traded
@@ -82,7 +82,8 @@ def _row(by_level: Mapping[str, Any], level: str, lost: bool) -> list[object]:
 
 
 def _p(p: float | None) -> Cell:
-    return Cell(number(p, 3) + ("" if is_null(p) or p is None or p >= SMALL else "*"))
+    star = "" if is_null(p) or p is None or p >= SMALL else "*"
+    return Cell(Number(number(p, 3) + star, p))
 
 
 def _exceedances(traded: Traded, portfolio: str, found: Mapping[str, Any]) -> str:

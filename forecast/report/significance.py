@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from forecast.report.markup import (
     NULL,
     Cell,
+    Number,
     html_details,
     html_models,
     html_table,
@@ -141,7 +142,9 @@ def _pair(pair: Mapping[str, Any], digits: int) -> list[object]:
 
 def _p(value: float | None) -> str:
     """A p value; tiny ones are not said to be zero."""
-    return "<\N{NO-BREAK SPACE}0.001" if value is not None and value < 0.001 else number(value, 3)
+    if value is not None and value < 0.001:
+        return Number("<\N{NO-BREAK SPACE}0.001", value)
+    return number(value, 3)
 
 
 def _won(pair: Mapping[str, Any], of: str) -> str:

@@ -7,10 +7,13 @@ a figure, because plotly reads a few HTML tags in its texts.
 
 from __future__ import annotations
 
+import re
+from base64 import b64decode
 from collections.abc import Iterable
 from html import escape, unescape
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -54,8 +57,20 @@ MARKERS = {
     "truth": "line-ew-open",
 }
 OTHER_COLOUR, OTHER_MARKER = "#595959", "circle-open"  # models of other people
-INK, FAINT, GREY = "#22272e", "#dde1e6", "#9aa3ad"
-DIVERGING = [[0, "#2166AC"], [0.25, "#92C5DE"], [0.5, "#FFFFFF"], [0.75, "#F4A582"], [1, "#B2182B"]]
+INK, FAINT, GREY, WHITE = "#22272e", "#dde1e6", "#9aa3ad", "#ffffff"
+DIVERGING = [[0, "#2166AC"], [0.25, "#92C5DE"], [0.5, WHITE], [0.75, "#F4A582"], [1, "#B2182B"]]
+# What each colour becomes on a dark page. Models keep theirs unless it would hardly be seen there;
+# the others were sought so that no two are closer than the light ones, to colour-blind readers too.
+DARK = {
+    **{light.lower(): light.lower() for light in COLOURS.values()},
+    **{"#0072b2": "#018bc5", "#8c510a": "#d6aa60", "#7b4fa3": "#a642fd", "#882255": "#ee2fbf"},
+    **{"#c2185b": "#e41e52", "#332288": "#7290f9", "#000000": "#ffffff", "#595959": "#cfcfcf"},
+    **{INK: "#e3e7ec", "#5b6470": "#b9c1ca", "#7f8790": "#949da7", GREY: "#737c86"},
+    **{FAINT: "#363d46", WHITE: "#14181d", "#44546a": "#8fa3bd"},
+    # A diverging scale keeps its middle in the page's background.
+    **{"#2166ac": "#6fb3ea", "#92c5de": "#2c5f87", "#f4a582": "#8f4430", "#b2182b": "#f58a78"},
+}
+RAISED = 0.3  # share of white in the dark version of any other colour
 
 _AXIS = {
     "gridcolor": FAINT,
@@ -74,8 +89,8 @@ TEMPLATE = go.layout.Template(
             **{"x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15, "weight": 600}},
             **{"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 12}},
         },
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "paper_bgcolor": WHITE,
+        "plot_bgcolor": WHITE,
         "hoverlabel": {"align": "left"},
         "legend": {"orientation": "h", "x": 0, "yref": "container", "entrywidth": 0},
         "margin": {"l": 80, "r": 30, "t": TOP, "b": BOTTOM},
@@ -88,6 +103,11 @@ TEMPLATE = go.layout.Template(
 def colour(model: str) -> str:
     """The colour of a model and of its recalibrated copy, the same in every figure and table."""
     return COLOURS.get(model.removesuffix(SUFFIX), OTHER_COLOUR)
+
+
+def both(light: str) -> str:
+    """A colour of the table as CSS, which follows the page's light or dark."""
+    return f"light-dark({light}, {darkened(light)})"
 
 
 def marker(model: str) -> str:
@@ -131,7 +151,7 @@ def add_choice(figure: go.Figure, choices: dict[str, list[bool]], *, first: str)
                 ],
                 "active": names.index(first),
                 **{"x": 1, "xanchor": "right", "y": 1 + (above - 36) / panels, "yanchor": "top"},
-                **{"bgcolor": "white", "bordercolor": GREY, "font": {"size": 12}},
+                **{"bgcolor": WHITE, "bordercolor": GREY, "font": {"size": 12}},
                 **{"showactive": True, "pad": {"t": 0, "r": 0}},
             }
         ]
@@ -175,10 +195,59 @@ def in_words(horizons: Iterable[int]) -> str:
     return f"{listed} session{'' if numbers == ['1'] else 's'}"
 
 
-def translucent(hexadecimal: str, opacity: float) -> str:
+def translucent(hexadecimal: str, opacity: float | str) -> str:
     """A colour that lets what lies below shine through."""
-    red, green, blue = (int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = _parts(hexadecimal)
     return f"rgba({red},{green},{blue},{opacity})"
+
+
+def _parts(hexadecimal: str) -> list[int]:
+    """Red, green and blue of #rrggbb."""
+    return [int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def dark(figure: go.Figure) -> go.Figure:
+    """A copy of a figure in the colours of a dark page.
+
+    The pages make the same of their figures, by the same table.
+    """
+    return go.Figure(_recoloured(figure.to_plotly_json(), ""))
+
+
+def _recoloured(value: Any, key: str) -> Any:
+    """A figure's JSON with all colours, which stand under keys that say so, in their dark version.
+
+    Texts are left alone, whatever they say: a symbol may be called white.
+    """
+    if isinstance(value, str):
+        return darkened(value) if key.endswith(("color", "colorscale")) else value
+    if isinstance(value, dict) and "bdata" in value:  # an array, as plotly packs it
+        numbers = np.frombuffer(b64decode(value["bdata"]), value["dtype"]).copy()
+        return numbers.reshape([int(size) for size in value.get("shape", "-1").split(",")])
+    if isinstance(value, dict):
+        return {name: _recoloured(item, name) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_recoloured(item, key) for item in value]
+    return value
+
+
+def darkened(colour: str) -> str:
+    """The dark version of a colour: #rrggbb, rgb(…), rgba(…), white or black; others unchanged."""
+    name = {"white": WHITE, "black": "#000000"}.get(colour.lower(), colour.lower())
+    red_green_blue = _RGB.fullmatch(name)
+    if red_green_blue:
+        *parts, opacity = red_green_blue.groups()
+        name = "#" + "".join(f"{int(part):02x}" for part in parts)
+    elif not _HEXADECIMAL.fullmatch(name):
+        return colour
+    found = DARK.get(name) or "#" + "".join(
+        f"{int((1 - RAISED) * part + RAISED * 255):02x}" for part in _parts(name)
+    )
+    return translucent(found, opacity) if red_green_blue and opacity else found
+
+
+_HEXADECIMAL = re.compile(r"#[0-9a-f]{6}")
+_RGB = re.compile(r"rgba?\((\d+), *(\d+), *(\d+)(?:, *([\d.]+))?\)")
 
 
 def embed(figure: go.Figure, name: str) -> str:

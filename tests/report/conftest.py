@@ -592,11 +592,104 @@ def build_portfolio(
     return run
 
 
+def build_prediction(
+    path: Path,
+    *,
+    symbols: tuple[str, ...] = ("AAPL", "KO", "XOM"),
+    horizons: tuple[int, ...] = (1, 5, 20),
+    head: str = "student_t",
+    delay: int = 0,
+    files: bool = True,
+    **facts: Any,
+) -> Run:
+    """Write a prediction's folder; `facts` replace what prediction.json says."""
+    random = np.random.default_rng(0)
+    path.mkdir(parents=True)
+    days = pd.bdate_range(end="2026-11-25", periods=120)
+    rows, history = [], []
+    for symbol in symbols:
+        close = 50 * np.exp(np.cumsum(random.normal(0, 0.01, 120)))
+        history.append(pd.DataFrame({"symbol": symbol, "date": days, "price": close}))
+        for horizon in horizons:
+            spread = 0.01 * np.sqrt(horizon)
+            row = {
+                **{"symbol": symbol, "origin": "2026-11-25", "horizon": horizon},
+                "expected_date": str((days[-1] + pd.offsets.BDay(horizon + delay)).date()),
+                **{"price": close[-1], "median_price": 1.001 * close[-1]},
+                "low_50": close[-1] * (1 - 0.7 * spread),
+                "high_50": close[-1] * (1 + 0.7 * spread),
+                "low_90": close[-1] * (1 - 1.6 * spread),
+                "high_90": close[-1] * (1 + 1.6 * spread),
+                **{"probability_of_rise": 0.52, "volatility": 100 * spread},
+                **{"mean_return": 0.1, "median_return": 0.1},
+            }
+            if head != "student_t":
+                row["volatility"] = np.nan
+            if head == "point":
+                unknown = ("low_50", "high_50", "low_90", "high_90")
+                row |= dict.fromkeys((*unknown, "probability_of_rise", "median_return"), np.nan)
+            rows.append(row)
+    run = Run(path)
+    run.write("predictions.csv", pd.DataFrame(rows))
+    run.write("history.parquet", pd.concat(history, ignore_index=True))
+    told = {
+        **{"made_at": "2026-11-25T22:10:00+00:00", "run": "lstm-0123456789", "model": "lstm"},
+        **{"part": "live", "horizons": list(horizons), "delay": delay, "rows": len(rows)},
+        **{"data_hash": "0" * 64, "recorded": True, "recorded_reason": None},
+        **{"warnings": [], "left_out": [], "data": {"source": "yahoo"}},
+    }
+    run.write("prediction.json", {**told, **facts})
+    if files:
+        run.write("config.yaml", {"run": "lstm-0123456789"})
+        run.write("overrides.yaml", ["run=lstm-0123456789"])
+        run.write("environment.json", {"python": "3.11.9", "device": "cpu"})
+    return run
+
+
+AUDITED = (
+    ("pass", "folds", "one fold: every target of a range is known before the next begins.", {}),
+    ("fail", "features", "they change with prices after 2019-04-01: <b>.", {"differing": 12}),
+    ("warn", "history", "not checked: histories are no longer than 1000 sessions.", {}),
+    ("warn", "ticks", "in 2.5% of the sessions of <script> returns jump.", {"share": 0.0251}),
+)
+
+
+def build_audit(
+    path: Path, *, lines: tuple[tuple[Any, ...], ...] = AUDITED, audited: str | None = None
+) -> Run:
+    """Write an audit's folder; a line is its status, name, sentence and values."""
+    path.mkdir(parents=True)
+    run = Run(path)
+    statuses = {status for status, *_ in lines}
+    run.write(
+        "audit.json",
+        {
+            "status": next(status for status in ("fail", "warn", "pass") if status in statuses),
+            "audited": audited,
+            "lines": [
+                dict(zip(("status", "name", "sentence", "values"), line, strict=True))
+                for line in lines
+            ],
+        },
+    )
+    config = {"model": {"cell": "lstm"}, "head": {"name": "my.<Head>"}}
+    rules = {"strategy": {"rules": {"sign": {"rule": "sign"}}}}
+    run.write(
+        "config.yaml", {**config, **rules, "data": {"_target_": "forecast.prices.bundled.sp500"}}
+    )
+    run.write("overrides.yaml", ["head.name=my.<Head>"])
+    run.write("environment.json", {"python": "3.11.9", "device": "cpu"})
+    return run
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`built("run" | "backtest" | "portfolio", **options)`: a folder that tests leave alone."""
+    """`built("run" | "backtest" | …, **options)`: a folder that tests leave alone."""
     root, known = tmp_path_factory.mktemp("built"), dict[str, Path]()
-    builders = {"run": build_run, "backtest": build_backtest, "portfolio": build_portfolio}
+    builders: dict[str, Callable[..., Run]] = {
+        **{"run": build_run, "backtest": build_backtest, "portfolio": build_portfolio},
+        **{"prediction": build_prediction, "audit": build_audit},
+    }
 
     def build(kind: str, **options: Any) -> Path:
         key = f"{kind} {options}"
@@ -636,5 +729,15 @@ def make_portfolio(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., 
         for other in folder.parent.glob("backtest-*"):
             shutil.copytree(other, tmp_path / other.name, dirs_exist_ok=True)
         return Run(shutil.copytree(folder, tmp_path / name))
+
+    return make
+
+
+@pytest.fixture
+def make_prediction(tmp_path: Path, built: Callable[..., Path]) -> Callable[..., Run]:
+    """`make_prediction(**options)` gives a prediction's folder called predict-0123456789."""
+
+    def make(name: str = "predict-0123456789", **options: Any) -> Run:
+        return Run(shutil.copytree(built("prediction", **options), tmp_path / name))
 
     return make

@@ -150,7 +150,7 @@ def test_scores_name_the_distance_to_the_benchmark(make_backtest: Make) -> None:
     run = make_backtest()
     run.write("metrics.json", row(run.metrics))
     html = score_tables(run)
-    assert "beside gjr_t, %" in html and "<td>-50.00</td>" in html
+    assert "beside gjr_t, %" in html and '<td data-value="-50">-50.00</td>' in html
     assert html.index("<h3>Test,") < html.index("<h3>Validation,")
     assert "rank IC" in html
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from html.parser import HTMLParser
@@ -21,7 +19,6 @@ from forecast.report.leaderboard import write_leaderboard
 from forecast.report.leaderboard_figures import against_seconds, fan, importance, pareto
 from forecast.report.leaderboard_table import MOST
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 HOSTILE = ("<script>alert(1)</script>", 'x" onload="alert(1)', "<b>")
 FACTS = {
     **{"kind": "forecasts", "command": "train", "data": "0123456789" * 6, "source": "sp500"},
@@ -373,25 +370,3 @@ def test_the_seed_is_the_grey_bar_of_importance() -> None:
     assert list(bar.y) == ["cell", "seed", "hidden_size"]
     assert bar.marker.color[1] not in (bar.marker.color[0], bar.marker.color[2])
     assert list(bar.x) == pytest.approx([60, 30, 0])
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_a_browser_draws_every_figure_without_an_error(tmp_path: Path) -> None:
-    board = build_board(models=HOSTILE, scale=3.0)
-    page = page_of(tmp_path, board, contests=[build_contest(model="<s>")])
-    browser = subprocess.run(
-        [
-            str(CHROMIUM),
-            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-            *("--disable-background-networking", "--enable-logging=stderr", "--dump-dom"),
-            *("--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}"),
-            (tmp_path / "leaderboard.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in browser.stderr
-    drawn = re.findall(r'<div id="[a-z-]+-1"[^>]*class="[^"]*js-plotly-plot', browser.stdout)
-    assert len(drawn) == len(page.figures) == 5

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+import re
+from copy import deepcopy
 from html.parser import HTMLParser
 
 import pytest
@@ -7,10 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.report.markup import (
+    Cell,
+    Html,
+    Number,
     date_range,
     fact,
     html_facts,
     html_list,
+    html_models,
     html_table,
     html_text,
     number,
@@ -67,3 +74,38 @@ def test_dates_come_as_a_pair_or_by_name() -> None:
     assert date_range(["2001-01-02", "2002-01-02"]) == "2001-01-02 to 2002-01-02"
     assert date_range({"first": "2001-01-02", "last": "2002-01-02"}).endswith("2002-01-02")
     assert date_range(None) == date_range({"first": None, "last": None}) == "no dates"
+
+
+@given(value=st.floats(-1e6, 1e6), digits=st.integers(0, 4), factor=st.sampled_from([1, 100]))
+@settings(max_examples=100, deadline=None)
+def test_a_cell_keeps_ten_digits_of_the_number_whose_text_it_rounds(
+    value: float, digits: int, factor: float
+) -> None:
+    text = number(value, digits, factor)
+    assert text.value == factor * value
+    for cell in (text, Cell(text), Cell(text, best=True)):
+        html = html_table(("head",), [(cell,)])
+        (kept,) = re.findall(r'<td data-value="([^"]*)"', html)
+        assert float(kept) == pytest.approx(factor * value, rel=1e-9, abs=1e-300)
+        assert not kept.startswith("-") or float(kept) < 0
+        assert f">{text}</td>" in html
+
+
+@pytest.mark.parametrize(
+    "cell", ["text", "1.5", number(None, 2), number(float("inf"), 2), Html("1")]
+)
+def test_a_cell_that_is_no_finite_number_keeps_none(cell: str) -> None:
+    assert "data-value" not in html_table(("head",), [(cell,)])
+
+
+def test_a_number_with_words_around_it_keeps_its_value_and_a_copy_does() -> None:
+    small = Number("<0.001", 0.00042)
+    assert 'data-value="0.00042">&lt;0.001<' in html_table(("p",), [(small,)])
+    for copy in (deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert (copy, copy.value) == ("<0.001", 0.00042)
+    assert 'data-value="1.23456">1.23<' in html_facts({"seconds": 1.23456})
+
+
+def test_a_swatch_has_a_light_and_a_dark_colour() -> None:
+    html = html_models(("model",), {"group": {"gjr_t": []}}, colour=lambda _: "#882255")
+    assert 'style="background: light-dark(#882255, #ee2fbf)"' in html

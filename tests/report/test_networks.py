@@ -169,7 +169,9 @@ def test_models_features_and_gates_that_are_markup_are_shown_and_not_obeyed() ->
     ],
 )
 def test_another_table_is_refused_in_a_line_that_names_the_right_one(draw: Any, name: str) -> None:
-    with pytest.raises(ForecastError, match=f"^{name}: no column .*model.*: {name}.csv of an explanation"):
+    with pytest.raises(
+        ForecastError, match=f"^{name}: no column .*model.*: {name}.csv of an explanation"
+    ):
         draw(pd.DataFrame({"symbol": ["KO"]}))
 
 

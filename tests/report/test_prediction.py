@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from html import unescape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,64 +20,6 @@ Make = Callable[..., Run]
 HOSTILE = ("<script>alert(1)</script>", "../../x", "BRK/B", "</script><b>", 'x" onload="alert(1)')
 WARNING = "KO: the newest close is of 2026-11-20, 3 sessions old."
 BANDS = ("low_50", "high_50", "low_90", "high_90")
-
-
-@pytest.fixture
-def make_prediction(tmp_path: Path) -> Make:
-    """`make_prediction(**options)` writes a folder called predict-0123456789."""
-
-    def make(
-        name: str = "predict-0123456789",
-        *,
-        symbols: tuple[str, ...] = ("AAPL", "KO", "XOM"),
-        horizons: tuple[int, ...] = (1, 5, 20),
-        head: str = "student_t",
-        delay: int = 0,
-        files: bool = True,
-        **facts: Any,
-    ) -> Run:
-        random = np.random.default_rng(0)
-        days = pd.bdate_range(end="2026-11-25", periods=120)
-        rows, history = [], []
-        for symbol in symbols:
-            close = 50 * np.exp(np.cumsum(random.normal(0, 0.01, 120)))
-            history.append(pd.DataFrame({"symbol": symbol, "date": days, "price": close}))
-            for horizon in horizons:
-                spread = 0.01 * np.sqrt(horizon)
-                row = {
-                    **{"symbol": symbol, "origin": "2026-11-25", "horizon": horizon},
-                    "expected_date": str((days[-1] + pd.offsets.BDay(horizon + delay)).date()),
-                    **{"price": close[-1], "median_price": 1.001 * close[-1]},
-                    "low_50": close[-1] * (1 - 0.7 * spread),
-                    "high_50": close[-1] * (1 + 0.7 * spread),
-                    "low_90": close[-1] * (1 - 1.6 * spread),
-                    "high_90": close[-1] * (1 + 1.6 * spread),
-                    **{"probability_of_rise": 0.52, "volatility": 100 * spread},
-                    **{"mean_return": 0.1, "median_return": 0.1},
-                }
-                if head != "student_t":
-                    row["volatility"] = np.nan
-                if head == "point":
-                    row |= dict.fromkeys((*BANDS, "probability_of_rise", "median_return"), np.nan)
-                rows.append(row)
-        run = Run(tmp_path / name)
-        run.path.mkdir()
-        run.write("predictions.csv", pd.DataFrame(rows))
-        run.write("history.parquet", pd.concat(history, ignore_index=True))
-        told = {
-            **{"made_at": "2026-11-25T22:10:00+00:00", "run": "lstm-0123456789", "model": "lstm"},
-            **{"part": "live", "horizons": list(horizons), "delay": delay, "rows": len(rows)},
-            **{"data_hash": "0" * 64, "recorded": True, "recorded_reason": None},
-            **{"warnings": [], "left_out": [], "data": {"source": "yahoo"}},
-        }
-        run.write("prediction.json", {**told, **facts})
-        if files:
-            run.write("config.yaml", {"run": "lstm-0123456789"})
-            run.write("overrides.yaml", ["run=lstm-0123456789"])
-            run.write("environment.json", {"python": "3.11.9", "device": "cpu"})
-        return run
-
-    return make
 
 
 def predictions(run: Run) -> pd.DataFrame:

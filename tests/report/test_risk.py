@@ -17,7 +17,7 @@ def test_the_table_tells_rates_and_counts_symbols(make_backtest: Make) -> None:
     tested = run.metrics["risk"]["test"]["historical"]["1"]
     line = re.search(r"</span>historical</td>(.*?)</tr>", risk(run))
     assert line is not None
-    cells = re.findall("<td>(.*?)</td>", line[1])
+    cells = re.findall("<td[^>]*>(.*?)</td>", line[1])
     assert cells[0] == f"{100 * tested['01']['rate']:.2f}"
     assert cells[2] == f"{tested['01']['kupiec_rejected']}/5"
     assert cells[5] == f"{run.metrics['scores']['test']['historical']['1']['fz0_01']:.3f}"

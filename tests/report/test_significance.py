@@ -52,7 +52,8 @@ def test_sets_of_models_are_named(make_backtest: Make) -> None:
 
     run.write("metrics.json", name(run.metrics))
     html = significance(run)
-    assert "<td>gjr_t</td><td>0.042</td><td>none</td><td>lstm, mlp</td>" in html
+    cells = '<td>gjr_t</td><td data-value="0.0421">0.042</td><td>none</td><td>lstm, mlp</td>'
+    assert cells in html
     assert "confidence set, 10 %" in html
 
 
@@ -73,8 +74,8 @@ def test_small_p_values_are_shaded(make_backtest: Make) -> None:
     pairs["gjr_t"]["p_holm"], pairs["mlp"]["p_holm"] = 0.04, 0.06
     run.write("metrics.json", metrics)
     html = significance(run)
-    assert '<td class="best" title="best">0.040</td>' in html
-    assert "<td>0.060</td>" in html
+    assert '<td data-value="0.04" class="best" title="best">0.040</td>' in html
+    assert '<td data-value="0.06">0.060</td>' in html
 
 
 def test_the_matrix_holds_t_and_stars_what_survives_holm() -> None:
