@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune backtest audit sweep leaderboard bench-sweep bench-training bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
+.PHONY: train test lint prune backtest audit sweep leaderboard notebooks bench-sweep bench-training bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
@@ -19,6 +19,9 @@ sweep: $(VENV)/ready  # 24 architectures, two seeds each, a process per core
 
 leaderboard: $(VENV)/ready
 	$(BIN)/python -m forecast.leaderboard $(ARGS)
+
+notebooks: $(VENV)/ready  # execute all and keep their outputs; needs a Chromium for the pictures
+	$(BIN)/python notebooks/execute.py $(ARGS)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)  # networks so small that threads only wait

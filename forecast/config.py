@@ -78,7 +78,8 @@ def compose(name: str = "train", overrides: Sequence[str] = ()) -> DictConfig:
     Parameters
     ----------
     name : str
-        Primary configuration: `train`, `backtest`, `audit`, `fetch` or `predict`.
+        Primary configuration: `train`, `backtest`, `leaderboard`, `predict`, `explain`, `audit` or
+        `fetch`.
     overrides : sequence of str
         As typed on the command line: `["model=gru", "ensemble=1"]`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -339,3 +340,51 @@ def test_a_machine_without_git_has_an_environment_too(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert environment("cpu")["commit"] == "unknown"
+
+
+# ----------------------------------------------------------------------- nested facts as tables
+
+NESTED = {
+    "parts": ["test"],
+    "scores": {
+        "test": {
+            "lstm": {"1": {"crps": 0.5, "log_score": 1.0}, "5": {"crps": 1.5, "log_score": 2.0}},
+            "historical": {"1": {"crps": 0.75, "log_score": None}},
+        },
+    },
+    "returns": {"lstm": {"mean": 0.5, "yearly": {"2020": 1.0}}, "gru": {"mean": 0.25}},
+}
+
+
+def test_what_is_nested_in_a_file_becomes_a_table_with_its_keys_as_index(
+    make: Callable[..., Run],
+) -> None:
+    run = make("lstm-0123456789")
+    run.write("metrics.json", NESTED)
+    run.write("luck.json", {"strategies": {"lstm": {"sign": {"dsr": 0.5}}}})
+    scores = run.table("scores", "test")
+    assert scores.index.tolist() == [("lstm", "1"), ("lstm", "5"), ("historical", "1")]
+    assert scores["crps"].tolist() == [0.5, 1.5, 0.75]
+    assert np.isnan(scores.loc[("historical", "1"), "log_score"])
+    assert run.table("scores", "test", "lstm").index.tolist() == ["1", "5"]
+    assert run.table("scores", "test", "lstm", "5")["crps"].tolist() == [1.5]
+    assert run.table("returns").to_dict() == {"mean": {"lstm": 0.5, "gru": 0.25}}, "nothing deeper"
+    assert run.table("strategies", file="luck.json").loc[("lstm", "sign"), "dsr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("branch", "told"),
+    [
+        (["score"], "'score' is not in metrics.json: did you mean scores?"),
+        (["scores", "validation"], "'validation' is not in metrics.json.scores; known are test."),
+        (["parts"], "metrics.json.parts holds no table"),
+        (["parts", "test"], "'test' is not in metrics.json.parts; there is nothing"),
+    ],
+)
+def test_a_key_that_leads_to_no_table_is_named(
+    branch: list[str], told: str, make: Callable[..., Run]
+) -> None:
+    run = make("lstm-0123456789")
+    run.write("metrics.json", NESTED)
+    with pytest.raises(ForecastError, match=re.escape(told)):
+        run.table(*branch)

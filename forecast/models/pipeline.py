@@ -23,6 +23,7 @@ from forecast.models.checkpoints import best_checkpoint
 from forecast.models.configured import Config, folds_of, make_task, panel_of
 from forecast.models.ensemble import Ensemble
 from forecast.models.fit import fit_member
+from forecast.models.heads import Head, PositionHead
 from forecast.models.loggers import make_logger
 from forecast.models.named_heads import make_head
 from forecast.models.options import TrainerOptions, loss_options
@@ -76,7 +77,7 @@ def fit_ensemble(
         "features": len(datamodule.panel.names),
         "horizons": len(datamodule.task.horizons),
         "parameters": head.size,
-        "start": [head.start(np.clip(y[~np.isnan(y)], -clip, clip)) for y in targets.T],
+        "start": [_start(head, np.clip(y[~np.isnan(y)], -clip, clip)) for y in targets.T],
     }
     for member in range(config["ensemble"]):
         line = fit_member(
@@ -94,6 +95,11 @@ def fit_ensemble(
         )
         if line:
             say(line)
+
+
+def _start(head: Head | PositionHead, y: np.ndarray) -> list[float]:
+    """As a checkpoint holds it: numbers of numpy, which an own head may give, could not be read."""
+    return [float(raw) for raw in head.start(y)]
 
 
 @dataclass(frozen=True, kw_only=True)

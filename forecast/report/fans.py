@@ -155,7 +155,8 @@ def fans_at(forecasts: pd.DataFrame, *, origins: Sequence[Any]) -> go.Figure:
     figure.update_xaxes(type="date", nticks=4, tickformat="%-d %b")
     horizons = in_words(sorted(forecasts["horizon"].unique()))
     title = f"{symbol}: {model} forecasts, {horizons} ahead"
-    return finish(figure, title=title, height=170 + 230 * rows)
+    # A legend may take two lines, and the panels' dates stand below it.
+    return finish(figure, title=title, height=195 + 230 * rows, above=115)
 
 
 def _whose(table: pd.DataFrame) -> tuple[str, str]:

@@ -45,7 +45,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "prediction": {"symbols": (HOSTILE, FORMULA, "KO")},
     "audit": {},
 }
-KINDS = (*FOLDERS, "leaderboard")
+KINDS = (*FOLDERS, "leaderboard", "explanation")
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +70,21 @@ def paths(built: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
     for kind, options in FOLDERS.items():
         folder = shutil.copytree(built(kind, **options).parent, root / kind) / kind
         found[kind] = write_report(Run(folder))
-    boards = builders_of_boards()
+    boards = module_of("test_leaderboard")
     board = boards.build_board(models=("lstm", HOSTILE), scale=3.0, opened=True)
     contests = [boards.build_contest(model=HOSTILE)]
     found["leaderboard"] = write_leaderboard([board], contests, root / "leaderboard.html")
+    explained = module_of("test_explained").write(
+        root / "explain-0123456789", symbols=(HOSTILE, "KO"), features=(HOSTILE, FORMULA, "scale")
+    )
+    found["explanation"] = write_report(explained)
     return found
 
 
-def builders_of_boards() -> ModuleType:
-    path = Path(__file__).parent / "test_leaderboard.py"
-    spec = importlib.util.spec_from_file_location("boards", path)
+def module_of(name: str) -> ModuleType:
+    """Tests beside these, for what they build."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
