@@ -14,6 +14,8 @@ from forecast.run import Run, load_run, run_name
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from forecast.prices.frame import Prices
+
 
 @dataclass(frozen=True, kw_only=True)
 class Explain:
@@ -131,11 +133,23 @@ def explain(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
                 )
             for table_name, table in tables.items():
                 result.write(f"{table_name}.csv", table)
-            first = runs[0].data
-            result.write("data.json", {k: first[k] for k in ("source", "sha256", "warnings")})
+            result.write("data.json", _data(runs[0], prices))
             result.write("explain.json", {"runs": names, **found.facts})
     print(f"report: {write_report(result)}")
     return result
+
+
+def _data(run: Run, prices: Prices) -> dict[str, Any]:
+    """Where the prices come from; a warning where they are not those that the run was made of."""
+    data = run.data
+    warnings = list(data["warnings"])
+    if prices.sha256 != data["sha256"]:
+        warnings.append(
+            f"prices were revised since {run.name} was trained: what is shown here is how its "
+            "networks read the prices of today"
+        )
+        print(f"warning: {warnings[-1]}")
+    return {"source": data["source"], "sha256": prices.sha256, "warnings": warnings}
 
 
 def _main(cfg: DictConfig) -> Run:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from forecast import compose, list_runs
+from forecast import compose, list_runs, load_prices
 from forecast.backtest import backtest
 from forecast.config import ForecastError
 from forecast.explain import explain
@@ -185,6 +185,23 @@ def test_runs_that_cannot_be_compared_are_refused(
 def test_a_run_named_twice_is_refused(runs: dict[str, Run], explained: Explain) -> None:
     with pytest.raises(ForecastError, match="names a run twice"):
         explained(f"run=[{runs['rnn'].name},{runs['rnn'].name}]")
+
+
+def test_prices_that_were_revised_since_are_told(
+    outputs: Path, explained: Explain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = load_prices("simulated", process="garch", n_symbols=3, n_sessions=300).frame
+    path = tmp_path / "prices.csv"
+    columns = frame[["symbol", "date", "close"]]
+    columns.to_csv(path, index=False)
+    of_files = ["data=files", f"data.path={path}", "data.adjusted=true", "ensemble=1"]
+    typed = [*TINY[4:], *of_files, f"outputs={outputs}"]
+    run = train(compose("train", typed))
+    assert explained(f"run={run.name}").data["warnings"] == run.data["warnings"]
+    columns.assign(close=columns["close"] * 1.01).to_csv(path, index=False)
+    told = explained(f"run={run.name}").data["warnings"][-1]
+    assert told.startswith(f"prices were revised since {run.name}")
+    assert f"warning: {told}" in capsys.readouterr().out
 
 
 def test_two_seeds_of_a_cell_are_told_apart(

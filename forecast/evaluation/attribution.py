@@ -22,7 +22,7 @@ from torch import Tensor
 
 from forecast.evaluation.explained import Explained, Member
 
-NODES = 12  # of the Gauss–Legendre rule along the way
+NODES = 32  # of the Gauss–Legendre rule along the way
 AT_ONCE = 64  # windows differentiated together
 
 

@@ -108,7 +108,7 @@ def test_integrated_gradients_add_up_to_the_forecast(
     explained = make_explained(cell, head=head)
     at = explained.origins(ALL, 20, before=explained.task.length)
     shares = integrated_gradients(explained, explained.members[0], at)
-    assert shares.error < 0.01 * np.abs(shares.total_N).max()
+    assert shares.error < 1e-4 * np.abs(shares.total_N).max()
     network, panel = explained.members[0].network, explained.panel
     n, length = 4, explained.task.length
     x = torch.from_numpy(panel.values[at[n] - length + 1 : at[n] + 1])[None]
