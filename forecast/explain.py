@@ -39,9 +39,9 @@ class Explain:
                 "run is null: name one, run=lstm-0123456789, or several, "
                 "run=[rnn-0123456789,lstm-0123456789]; list_runs() shows them."
             )
-        for name in ("symbols", "origins", "lags"):
-            if getattr(self, name) < 1:
-                raise ForecastError(f"{name}={getattr(self, name)} must be 1 or more.")
+        for name, least in (("symbols", 1), ("origins", 1), ("lags", 2)):
+            if getattr(self, name) < least:
+                raise ForecastError(f"{name}={getattr(self, name)} must be {least} or more.")
         if self.threads is not None and self.threads < 1:
             raise ForecastError(f"threads={self.threads} must be 1 or more, or null.")
 
@@ -92,7 +92,6 @@ def explain(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     from forecast.evaluation import explanation
     from forecast.evaluation.explained import open_explained
     from forecast.evaluation.recall import recall
-    from forecast.evaluation.subject import prices_of
     from forecast.models.devices import torch_threads
     from forecast.report.page import write_report
 
@@ -103,10 +102,8 @@ def explain(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     names = [run.name for run in runs]
     if len({*names}) < len(names):
         raise ForecastError(f"run={settings.runs} names a run twice. Name each once.")
-    prices = prices_of(runs[0])
-    explained = open_explained(
-        runs, prices, fold=settings.fold, horizon=settings.horizon, option="allow"
-    )
+    explained = open_explained(runs, fold=settings.fold, horizon=settings.horizon)
+    prices = explained.prices
     options = {name: value for name, value in config.items() if name not in ("outputs", "threads")}
     name = run_name("explain", {**options, "run": names}, data=prices.sha256, device="cpu")
     result = Run(Path(settings.outputs) / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,7 +144,7 @@ def test_the_task_with_known_memory_is_trained_for_each_cell(
     [
         ([], "run is null"),
         (["run=lstm-nope"], "not in"),
-        (["lags=0"], "lags=0"),
+        (["lags=1"], "lags=1 must be 2 or more"),
         (["horizon=3"], "horizon=3 is not forecast"),
         (["show=NONE"], "show=NONE has no row"),
         (["fold=1"], "fold=1 is none of"),
@@ -165,7 +166,9 @@ def test_what_cannot_be_is_refused_by_name(
         (["features.scale_half_life=30"], "do not have the same features"),
         (["horizons=[1]"], "do not have the same horizons"),
         (["model.hidden_size=5"], "another lstm than one named before it"),
-        (["model=gru", "head=point"], "states no volatility"),
+        (["model=gru", "head=gaussian"], "do not have the same head"),
+        (["model=gru", "loss.clip=5"], "do not have the same loss"),
+        (["model=gru", "window.length=70"], "do not have the same window.length"),
         (["model=mlp"], "mlp has no memory"),
         (["head=position", "horizons=[1]", "target.delay=1"], "holds no networks that forecast"),
     ],
@@ -180,6 +183,28 @@ def test_runs_that_cannot_be_compared_are_refused(
     )
     with pytest.raises(ForecastError, match=message):
         explained(f"run=[{runs['lstm'].name},{run.name}]")
+
+
+def test_a_head_without_a_volatility_is_refused(explained: Explain, outputs: Path) -> None:
+    run = train(compose("train", [*TINY, "ensemble=1", "head=point", f"outputs={outputs}"]))
+    with pytest.raises(ForecastError, match="head=point states no volatility"):
+        explained(f"run={run.name}")
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_run_is_not_trusted_with_code(
+    runs: dict[str, Run], explained: Explain, outputs: Path, tmp_path: Path, place: int
+) -> None:
+    evil = Run(shutil.copytree(runs["rnn"].path, outputs / f"evil-{place}"))
+    config, trace = evil.config, tmp_path / "executed"
+    config["data"] = {**config["data"], "_target_": "os.mkdir", "path": str(trace)}
+    evil.write("config.yaml", config)
+    names = [runs["lstm"].name]
+    names.insert(place, evil.name)
+    with pytest.raises(ForecastError, match=r"uses os.mkdir, which this command would execute"):
+        explained(f"run=[{','.join(names)}]")
+    assert not trace.exists()
+    shutil.rmtree(evil.path)
 
 
 def test_a_run_named_twice_is_refused(runs: dict[str, Run], explained: Explain) -> None:

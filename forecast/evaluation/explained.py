@@ -21,12 +21,14 @@ from forecast.dataset.market import read_market
 from forecast.dataset.panel import Panel
 from forecast.dataset.task import Task
 from forecast.dataset.windows import PanelTensors
-from forecast.evaluation.subject import require_own
+from forecast.evaluation.subject import prices_of, require_own
 from forecast.models.choice import networks_of, states_positions
 from forecast.models.configured import folds_of, make_task, panel_of
 from forecast.models.networks import MEMORYLESS, Network
 from forecast.prices.frame import Prices
 from forecast.run import Run
+
+GOLDEN = (5**0.5 - 1) / 2  # its multiples, less whole numbers, fill an interval evenly
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,21 +116,26 @@ class Explained:
         return known[np.unique(np.linspace(0, len(known) - 1, most).round().astype(int))]
 
     def origins(self, symbols: np.ndarray, count: int, *, before: int) -> np.ndarray:
-        """Panel rows spaced evenly over each symbol's range, `before` sessions after its first.
+        """Panel rows spread over symbols and dates, `before` sessions after each one's first.
+
+        The grids of the symbols are shifted against each other, so that they share few dates.
 
         Returns
         -------
         array of int64
-            About `count`; no symbol has more than its share.
+            As many as asked for at most.
         """
-        each = max(1, count // len(symbols))
+        if count < len(symbols):
+            symbols = symbols[np.linspace(0, len(symbols) - 1, count).astype(int)]
+        each = count // len(symbols)
         found = []
-        for s in symbols:
+        for number, s in enumerate(symbols):
             low = max(int(self.rows.low[s]), int(self.panel.offsets[s]) + before)
             row = np.arange(low, int(self.rows.high[s]))
-            row = row[~np.isnan(self.panel.scale[row])]
+            row = row[~np.isnan(self.panel.scale[row - 1])]
             if len(row):
-                found.append(row[np.unique(np.linspace(0, len(row) - 1, each).astype(int))])
+                share = (np.arange(each) + number * GOLDEN % 1) / each
+                found.append(row[np.unique((share * len(row)).astype(int))])
         if not found:
             raise ForecastError(
                 f"no symbol has {before} sessions before an origin of the validation range: lower "
@@ -142,9 +149,11 @@ class Explained:
 
 
 def open_explained(
-    runs: Sequence[Run], prices: Prices, *, fold: int, horizon: int | None, option: str = "allow"
+    runs: Sequence[Run], *, fold: int, horizon: int | None, option: str = "allow"
 ) -> Explained:
-    """Networks of some runs on the validation range of a fold.
+    """Networks of some runs on the validation range of a fold, with the prices of the first.
+
+    Nothing that only a run's folder asks for is executed, unless the run allows it by name.
 
     Parameters
     ----------
@@ -165,12 +174,7 @@ def open_explained(
     members: list[Member] = []
     configurations: dict[str, str] = {}
     for run in runs:
-        _check(run, first)
-        count = len(run.data.get("folds") or [None])
-        if not 0 <= fold < count:
-            raise ForecastError(
-                f"fold={fold} is none of {run.name}, which has {count}: choose 0 to {count - 1}."
-            )
+        _check(run, first, fold)
         require_own(run.config, run.name, run.allow, option=option)
         cells = networks_of(run.config) if "backtest" in run.config else [None]
         for cell in cells:
@@ -206,6 +210,7 @@ def open_explained(
             f"horizon={horizon} is not forecast by {first.name}: choose from "
             f"{', '.join(map(str, task.horizons))}."
         )
+    prices = prices_of(first)
     market = read_market(first.path / "market.parquet")
     panel = panel_of(config, prices, market=market)
     if list(panel.names) != first.data["features"]:
@@ -230,25 +235,45 @@ def open_explained(
     )
 
 
-def _check(run: Run, first: Run) -> None:
+def _check(run: Run, first: Run, fold: int) -> None:
     """Refuse what has no networks that forecast, or reads something else than the first run."""
-    config = run.config
-    if "head" not in config or states_positions(config) or not run.data.get("features"):
+    config, data = run.config, run.data
+    if data.get("source_run"):
+        raise ForecastError(
+            f"run {run.name} trades the forecasts of {data['source_run']}: explain that one."
+        )
+    if "head" not in config or states_positions(config) or not data.get("features"):
         raise ForecastError(
             f"run {run.name} holds no networks that forecast. Name one that was trained, with "
             "another head than position."
         )
-    same = (
-        ("prices", run.data["sha256"], first.data["sha256"]),
-        ("features", run.config["features"], first.config["features"]),
-        ("data.market", config["data"]["market"], first.config["data"]["market"]),
-        ("data.max_gap", config["data"]["max_gap"], first.config["data"]["max_gap"]),
-        ("horizons", config["horizons"], first.config["horizons"]),
-        ("target.delay", config["target"]["delay"], first.config["target"]["delay"]),
-        ("validation range", run.data["fold"]["validation"], first.data["fold"]["validation"]),
-    )
-    for what, own, other in same:
-        if own != other:
+    if not 0 <= fold < len(data["folds"]):
+        count = len(data["folds"])
+        raise ForecastError(
+            f"fold={fold} is none of {run.name}, which has {count}: choose 0 to {count - 1}."
+        )
+    of_first = _read(first, fold)
+    for what, own in _read(run, fold).items():
+        if own != of_first[what]:
             raise ForecastError(
                 f"{run.name} and {first.name} do not have the same {what}: explain them one by one."
             )
+
+
+def _read(run: Run, fold: int) -> dict[str, Any]:
+    """All that networks read and are measured by, which those side by side must share."""
+    config, data = run.config, run.data
+    ranges = data["folds"][fold] if fold < len(data["folds"]) else {}
+    return {
+        "prices": data["sha256"],
+        "features": config["features"],
+        "data.market": config["data"]["market"],
+        "data.max_gap": config["data"]["max_gap"],
+        "horizons": config["horizons"],
+        "target.delay": config["target"]["delay"],
+        "window.length": config["window"]["length"],
+        "window.warmup": config["window"]["warmup"],
+        "head": config["head"],
+        "loss": config["loss"],
+        "training and validation ranges": [ranges.get(name) for name in ("train", "validation")],
+    }

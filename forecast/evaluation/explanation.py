@@ -31,7 +31,7 @@ from forecast.evaluation.memory import gradient, memory_length, profile
 from forecast.models.garch import GarchFits, one_session
 
 FAINT = 0.01  # share of its largest at which a gradient is as good as gone
-NEWS = 40  # pairs of symbol and session that are shocked
+NEWS = 100  # pairs of symbol and session that are shocked
 REPEATS = 3  # of a permutation
 SHOWN = 500  # newest sessions of the gates' table
 TABLES = ("memory", "gates", "units", "impact", "importance")
@@ -44,17 +44,18 @@ class Explanation:
     Attributes
     ----------
     facts : dict
-        `models`, `horizon`, `dates` (the range looked at), `symbols`, `origins`, `lags`, `shown`
-        (symbol of the gates), `memory` (a row per member: `model, seed, member` and the sessions
-        after which its gradient stays below a half, `length`, and below a hundredth, `reach`; null
-        beyond the lags), `difference` (largest of a gate pass from torch's own) and
-        `quadrature` (largest error of integrated gradients, log volatility).
+        `models`, `horizon`, `delay`, `dates` (the range looked at), `symbols`, `origins`, `lags`,
+        `shown` (symbol of the gates), `memory` (a row per member: `model, seed, member` and the
+        sessions after which its gradient stays below a half, `length`, and below a hundredth,
+        `reach`; null beyond the lags), `unfit` (symbols left out of the news impact, since no
+        GJR-GARCH fit of them can be trusted), `difference` (largest of a gate pass from torch's
+        own) and `quadrature` (largest error of integrated gradients, log volatility).
     memory : model, seed, member, lag, gradient
     gates : model, date, price, volatility (percent over the horizon), and the mean over units of
         each gate (null where the cell has none) of `shown`, by the first member of each model
     units : model, date, gate, layer, unit, activity: the same gates one by one
     impact : model, seed, member, shock (scales), ratio of the volatility to that without a shock;
-        with the model `gjr_t`, where one session is looked at
+        with the model `gjr_t`, where the next session is looked at and a fit can be trusted
     importance : model, seed, member, feature, permutation (rise of the loss, null where all symbols
         share the feature), gradients (mean absolute share in the log volatility)
     """
@@ -81,6 +82,7 @@ class Sample:
     symbols : array of int, ascending
     shown : the one of them whose gates are kept.
     origins, news : panel rows that gradients are taken at, and that are shocked.
+    fits : GJR-GARCH of the symbols that are shocked; None where it is not compared.
     x_SLF : features of the symbols from their first session to the end of the range.
     """
 
@@ -90,6 +92,7 @@ class Sample:
     news: np.ndarray
     values_PZF: np.ndarray
     scale_PZ: np.ndarray
+    fits: GarchFits | None
     given: Histories
     x_SLF: Tensor
 
@@ -152,20 +155,26 @@ def explain(
             f"{member.model}, seed {member.seed}, member {member.number}: the gradient stays below "
             f"half after {after} sessions"
         )
-    if one_session(task) and explained.horizon == 0:
-        found["impact"].append(_of_benchmark(explained, sample))
+    unfit: list[str] = []
+    if sample.fits is not None:
+        volatility_PZ = benchmark_response(explained, sample.fits, sample.news)
+        table = {"model": BENCHMARK, "shock": SHOCKS, "ratio": relative(volatility_PZ)}
+        found["impact"].append(pd.DataFrame(table))
+        unfit = list(sample.fits.fallbacks(BENCHMARK))
     low, high = explained.rows.low[sample.symbols], explained.rows.high[sample.symbols]
     dates = panel.dates[[panel.day[low].min(), panel.day[high - 1].max()]]
     return Explanation(
         facts={
             "models": explained.models,
             "horizon": int(task.horizons[explained.horizon]),
+            "delay": task.delay,
             "dates": [str(date) for date in dates],
             "symbols": [panel.symbols[s] for s in sample.symbols],
             "origins": len(sample.origins),
             "lags": lags,
             "shown": panel.symbols[sample.shown],
             "memory": lengths,
+            "unfit": unfit,
             "difference": difference,
             "quadrature": quadrature,
         },
@@ -181,7 +190,10 @@ def _sample(
     shown = _shown(explained, chosen, show)
     chosen = np.union1d(chosen, [shown])
     before = max(lags + 1, explained.task.length)
-    news = explained.origins(chosen, NEWS, before=before)
+    fits = _trusted(explained, chosen)
+    # Every curve is of the same symbols, those that the benchmark can be fit to.
+    shocked_S = chosen if fits is None else np.array(sorted(fits.of(BENCHMARK)))
+    news = explained.origins(shocked_S, NEWS, before=before)
     values_PZF, scale_PZ = shocked(explained, news)
     # No further than the range: what comes later is repeated from its last row.
     first_S, stop_S = panel.offsets[chosen], explained.rows.high[chosen]
@@ -193,6 +205,7 @@ def _sample(
         news=news,
         values_PZF=values_PZF,
         scale_PZ=scale_PZ,
+        fits=fits,
         given=histories(explained, chosen),
         x_SLF=explained.tensors.inputs(first_S, stop_S, length),
     )
@@ -217,14 +230,14 @@ def _impact(
     return _keyed(member, shock=SHOCKS, ratio=relative(volatility_PZ))
 
 
-def _of_benchmark(explained: Explained, sample: Sample) -> pd.DataFrame:
-    """The news impact of GJR-GARCH, over the symbols whose fit can be trusted."""
-    symbols = [int(s) for s in sample.symbols]
-    fits = GarchFits(explained.panel, explained.task, explained.train, symbols=symbols)
-    volatility_PZ = benchmark_response(explained, fits, sample.news)
-    known_PZ = volatility_PZ[np.isfinite(volatility_PZ).all(axis=1)]
-    ratio = relative(known_PZ) if len(known_PZ) else np.full(len(SHOCKS), np.nan)
-    return pd.DataFrame({"model": BENCHMARK, "shock": SHOCKS, "ratio": ratio})
+def _trusted(explained: Explained, symbols: np.ndarray) -> GarchFits | None:
+    """GJR-GARCH on the training rows, where the next session is looked at and any can be fit."""
+    if not one_session(explained.task) or explained.horizon:
+        return None
+    fits = GarchFits(
+        explained.panel, explained.task, explained.train, symbols=[int(s) for s in symbols]
+    )
+    return fits if fits.of(BENCHMARK) else None
 
 
 def _shown(explained: Explained, chosen: np.ndarray, show: str | None) -> int:

@@ -1,7 +1,8 @@
 """What happens inside a trained cell: its gates and states, session by session.
 
 torch hands out nothing but hidden states, so the cell's equations stand here once more, on the
-trained network's own weights. `difference` tells how far they are from its own pass.
+trained network's own weights. `difference` tells how far they are from its own pass. Both are made
+in double precision: over a long history rounding alone may add up to 1e-5 in single precision.
 
 Axes: B histories, L sessions, U units, F features.
 
@@ -14,6 +15,7 @@ Learning to forget: the forget gate. Cho et al. (2014), Learning phrase represen
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,6 +42,14 @@ class Layer:
     cell_BLU: Tensor | None
     gates: dict[str, Tensor]
 
+    def single(self) -> Layer:
+        """In the precision that networks work in."""
+        return Layer(
+            hidden_BLU=self.hidden_BLU.float(),
+            cell_BLU=None if self.cell_BLU is None else self.cell_BLU.float(),
+            gates={name: gate_BLU.float() for name, gate_BLU in self.gates.items()},
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unrolled:
@@ -48,7 +58,8 @@ class Unrolled:
     Attributes
     ----------
     difference : float
-        Largest absolute difference of the last layer's hidden states from torch's own.
+        Largest absolute difference of the last layer's hidden states from torch's own, in double
+        precision.
     """
 
     layers: list[Layer]
@@ -81,8 +92,8 @@ def unroll(network: Network, x_BLF: Tensor) -> Unrolled:
     ----------
     x_BLF : features as the panel holds them.
     """
-    read_BLF = nn.functional.pad(network.standardise(x_BLF), (0, network.padding))
-    recurrence = cast(nn.RNNBase, network.recurrence)
+    read_BLF = nn.functional.pad(network.standardise(x_BLF), (0, network.padding)).double()
+    recurrence = cast(nn.RNNBase, deepcopy(network.recurrence).double())
     step = _STEPS[type(recurrence)]
     layers: list[Layer] = []
     inner_BLU = read_BLF
@@ -92,7 +103,10 @@ def unroll(network: Network, x_BLF: Tensor) -> Unrolled:
         layers.append(_layer(step, inner_BLU @ w_in.T + b_in, w_state.T, b_state))
         inner_BLU = layers[-1].hidden_BLU
     own_BLU, _ = recurrence(read_BLF)
-    return Unrolled(layers=layers, difference=float((own_BLU - inner_BLU).abs().max()))
+    return Unrolled(
+        layers=[layer.single() for layer in layers],
+        difference=float((own_BLU - inner_BLU).abs().max()),
+    )
 
 
 # From the inputs' and the states' share of each gate, the state and the cell: the next state and

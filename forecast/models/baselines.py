@@ -275,7 +275,7 @@ def make_baselines(
         `fit_range` says which of them are fit on.
     names : names among `BASELINES`.
     truth : Truth, optional
-        Where the data are simulated: adds `truth`, last.
+        Where the data are simulated: adds `truth`, last, where it can state all horizons.
     seed : int
         Of the simulated paths of the GARCH family.
 
@@ -333,6 +333,6 @@ def make_baselines(
         "mean_of_garch": lambda: MeanOfGarch([filtered(name) for name in MEMBERS]),
     }
     result = {name: make[name]() for name in BASELINES if name in wanted}
-    if truth is not None:
+    if truth is not None and truth.states(task.horizons, task.delay):
         result["truth"] = TrueProcess(truth)
     return result

@@ -43,6 +43,10 @@ class Truth:
     symbols: tuple[str, ...]
     sessions: np.ndarray  # datetime64[D]
 
+    def states(self, horizons: Sequence[int], delay: int) -> bool:
+        """Whether the process has a true distribution of all these targets."""
+        return not isinstance(self.process, Recall) or (tuple(horizons), delay) == ((1,), 0)
+
     def distribution(
         self, symbol: str, dates: np.ndarray, horizon: int, delay: int
     ) -> TrueDistribution:

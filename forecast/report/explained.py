@@ -27,6 +27,7 @@ from forecast.run import Run
 LONG = 13  # sessions since a shock from which on the summary calls it long ago
 SHOCK = 2.0  # scales, at which the summary compares falls with rises
 MOST_SYMBOLS = 20  # named in the summary
+RANGES = ("garman_klass", "rogers_satchell", "volume_surprise")  # that a moved close leaves alone
 MOST_FEATURES = 3  # likewise, by each measure
 GATES = {  # what they do, by cell
     "lstm": "In an LSTM (Hochreiter and Schmidhuber 1997) the forget gate is the share of its "
@@ -51,7 +52,7 @@ def sections(run: Run) -> dict[str, str]:
         "Memory": _memory(facts, tables["memory"]),
         **known,
         "Gates": _gates(facts, tables["gates"], tables["units"]),
-        "News impact": _impact(tables["impact"]),
+        "News impact": _impact(facts, tables["impact"], tables["importance"]),
         "Features": _features(tables["importance"]),
     }
 
@@ -66,7 +67,8 @@ def _summary(run: Run, facts: Mapping[str, Any], tables: Mapping[str, pd.DataFra
     more = ", …" if len(symbols) > MOST_SYMBOLS else "."
     asked = (
         f"Looked into: {listing(facts['runs'])}, with {listing(members)}. Their forecasts "
-        f"{counted(facts['horizon'], 'session')} ahead were examined on the validation range "
+        f"{counted(facts['horizon'], 'session')} ahead"
+        f"{_delayed(facts)} were examined on the validation range "
         f"alone, {date_range(facts['dates'])}, of {counted(len(symbols), 'symbol')}: "
         f"{', '.join(symbols[:MOST_SYMBOLS])}{more}"
     )
@@ -83,6 +85,11 @@ def _summary(run: Run, facts: Mapping[str, Any], tables: Mapping[str, pd.DataFra
     ]
     cautions = [*run.data["warnings"], *_cautions(facts, "recall" in tables), *ALWAYS]
     return f"<p>{html_text(asked)}</p>{html_list(found)}{careful(cautions)}"
+
+
+def _delayed(facts: Mapping[str, Any]) -> str:
+    delay = facts["delay"]
+    return f", from {counted(delay, 'session')} after the origin," if delay else ""
 
 
 def _cautions(facts: Mapping[str, Any], recalled: bool) -> list[str]:
@@ -244,14 +251,21 @@ def _gates(facts: Mapping[str, Any], gates: pd.DataFrame, units: pd.DataFrame) -
     )
 
 
-def _impact(impact: pd.DataFrame) -> str:
+def _impact(facts: Mapping[str, Any], impact: pd.DataFrame, importance: pd.DataFrame) -> str:
     benchmark = impact.loc[impact["member"].isna(), "model"].unique()
     beside = (
-        f"Dashed: {listing(list(benchmark))}, a GJR-GARCH fit for each symbol on the training rows."
+        f"Dashed: {listing(list(benchmark))}, a GJR-GARCH fit for each symbol on the training rows"
+        f"{_unfit(facts)}."
         if len(benchmark)
         else "GJR-GARCH is drawn beside them where the next session is forecast and a fit can be "
         "trusted, which is not so here."
     )
+    ranges = [name for name in RANGES if name in set(importance["feature"])]
+    if ranges:
+        beside += (
+            " A day's bar moves as a whole, as by a gap before the open, so what "
+            f"{listing(ranges)} say of that day's range and volume is kept."
+        )
     return (
         _note(
             "How the volatility that is forecast answers the last return (Engle and Ng 1993): the "
@@ -269,6 +283,12 @@ def _impact(impact: pd.DataFrame) -> str:
     )
 
 
+def _unfit(facts: Mapping[str, Any]) -> str:
+    """Symbols without a fit, which no curve shows."""
+    names = facts["unfit"]
+    return f"; without {listing(names)}, of which no fit can be trusted" if names else ""
+
+
 def _features(importance: pd.DataFrame) -> str:
     rises = importance.groupby("feature", sort=False)["permutation"].mean()
     shared = [str(feature) for feature in rises[rises.isna()].index]
@@ -281,9 +301,13 @@ def _features(importance: pd.DataFrame) -> str:
         "Large dots are means of a model, small ones its members. The two need not agree: one asks "
         "what helps, the other what moves."
     )
-    if shared:
+    if len(shared) == len(rises):
+        html += _note("With one symbol a date, there is nothing to deal out.")
+    elif shared:
         html += _note(
-            f"Shared by all symbols of a date, and so without a permutation: {listing(shared)}."
+            f"Shared by all symbols of a date, and so without a permutation: {listing(shared)}. "
+            "What is stated relative to a symbol's own scale is not shared, and dealing it out "
+            "takes that scale from it, not only what it says of the market."
         )
     return html + embed(networks.feature_importance(importance), "feature-importance")
 

@@ -143,12 +143,13 @@
     return lines.filter((line) => line.some((value, i) => i >= telling.length && value !== null));
   }
 
-  // A spreadsheet would run a text that begins like a formula; -0.3 and -0.3 to 0.2 are none.
+  // A spreadsheet would run a text that begins like a formula; -0.3 and -0.3 to 0.2 are none. Texts
+  // are quoted, since some programs split lines at other signs than commas.
   function field(value) {
     const text = String(value ?? "");
-    const formula = /^[=+\-@\t\r]/.test(text) && !/^[-+]?[\d.][\d.,\se()\u00b1to-]*$/.test(text);
-    const safe = formula ? `'${text}` : text;
-    return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+    if (/^-?[\d.]*(e[-+]?\d+)?$/i.test(text)) return text;
+    const formula = /^\s*[=+\-@]/.test(text) && !/^[-+]?[\d.][\d.,\se()\u00b1to-]*$/.test(text);
+    return `"${(formula ? `'${text}` : text).replaceAll('"', '""')}"`;
   }
 
   function download(name, lines) {

@@ -24,7 +24,7 @@ ASKED: dict[str, Any] = {"symbols": 4, "origins": 12, "lags": 10, "say": lambda 
 @pytest.fixture(scope="module")
 def several(make_explained: MakeExplained) -> Explained:
     """Two members of each cell on the same panel."""
-    of = {cell: make_explained(cell, members=2) for cell in GATES}
+    of = {cell: make_explained(cell, members=2, n_sessions=800) for cell in GATES}
     return replace(of["rnn"], members=[m for found in of.values() for m in found.members])
 
 
@@ -43,15 +43,36 @@ def test_every_member_has_its_rows_in_every_table(found: Explanation) -> None:
     told = found.facts["memory"]
     assert [(row["model"], row["seed"], row["member"]) for row in told] == members
     assert all(0 <= row["length"] <= row["reach"] for row in told)
+    assert found.facts["delay"] == 0
 
 
 def test_the_benchmark_stands_beside_the_news_impact_of_one_session_alone(
     several: Explained, found: Explanation
 ) -> None:
     assert (found.impact["model"] == "gjr_t").sum() == len(SHOCKS)
+    assert found.impact["ratio"].notna().all()
+    assert set(found.facts["unfit"]) < set(found.facts["symbols"]), "they are in no curve"
     longer = explain(replace(several, horizon=1, members=several.members[:1]), **ASKED)
     assert "gjr_t" not in set(longer.impact["model"])
     assert longer.facts["horizon"] == 5
+
+
+def test_origins_are_spread_over_dates_and_no_more_than_asked_for(several: Explained) -> None:
+    symbols = several.symbols(6)
+    for count in (3, 12, 40):
+        rows = several.origins(symbols, count, before=20)
+        dates = several.panel.day[rows]
+        assert 0.7 * count <= len(rows) <= count and len(set(rows)) == len(rows)
+        assert len(set(dates)) >= 0.7 * len(rows)
+        low, high = dates.min(), dates.max()
+        assert high - low > 0.5 * (several.panel.day[several.rows.high[symbols] - 1].max() - low)
+
+
+def test_without_a_fit_that_can_be_trusted_nothing_stands_beside_the_networks(
+    make_explained: MakeExplained,
+) -> None:
+    found = explain(make_explained("gru"), **ASKED)  # histories are too short for one
+    assert set(found.impact["model"]) == {"gru"} and found.facts["unfit"] == []
 
 
 def test_gates_are_those_of_one_symbol_beside_its_price_and_forecast(
@@ -122,8 +143,8 @@ def test_a_symbol_to_show_is_looked_at_too(several: Explained) -> None:
 
 
 def test_histories_too_short_for_the_lags_are_refused(several: Explained) -> None:
-    with pytest.raises(ForecastError, match="no symbol has 401 sessions before an origin"):
-        explain(several, **{**ASKED, "lags": 400})
+    with pytest.raises(ForecastError, match="no symbol has 801 sessions before an origin"):
+        explain(several, **{**ASKED, "lags": 800})
 
 
 def test_members_are_told_as_they_come(several: Explained) -> None:

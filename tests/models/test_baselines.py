@@ -312,6 +312,11 @@ def test_truth_states_the_simulators_own_distribution(process: str, delay: int) 
         process=process, n_symbols=5, n_sessions=150, staggered=True, truth_paths=500, **options
     )
     task = replace(TASK, delay=delay)
+    if process == "recall":
+        if delay:
+            assert prices.truth is not None and not prices.truth.states([1], delay)
+            return
+        task = replace(task, horizons=(1,))
     panel = make_panel(prices, RETURNS, market=None)
     rows = split(panel, task)
     truth = prices.truth
@@ -332,6 +337,14 @@ def test_truth_states_the_simulators_own_distribution(process: str, delay: int) 
                 assert mine[name].isna().all()
             else:
                 np.testing.assert_allclose(mine[name], score(mine["actual"].to_numpy()), atol=1e-5)
+
+
+def test_a_truth_that_cannot_state_all_horizons_is_not_scored() -> None:
+    prices = simulated(process="recall", n_symbols=3, n_sessions=150)
+    panel = make_panel(prices, RETURNS, market=None)
+    rows = split(panel, TASK)
+    assert max(TASK.horizons) > 1
+    assert "truth" not in make_baselines(panel, TASK, rows, "validation", truth=prices.truth)
 
 
 def test_historical_quantiles_of_simulated_returns_are_those_of_the_process() -> None:

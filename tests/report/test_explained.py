@@ -34,6 +34,8 @@ def write(
     length: tuple[float | None, float | None] = (2.0, 4.0),
     recalled: bool = True,
     benchmark: bool = True,
+    delay: int = 0,
+    unfit: tuple[str, ...] = (),
 ) -> Run:
     """A folder of `forecast.explain`: two members a model, the last feature shared by symbols."""
     path.mkdir(parents=True)
@@ -102,6 +104,8 @@ def write(
             "runs": [f"{model}-0123456789" for model in models],
             "models": list(models),
             "horizon": 5,
+            "delay": delay,
+            "unfit": list(unfit),
             "dates": ["2014-05-29", "2016-04-22"],
             "symbols": list(symbols),
             "origins": 200,
@@ -285,7 +289,7 @@ def test_of_one_symbol_there_is_no_permutation(make: Write) -> None:
     html = sections(run)
     assert "by permutation" not in text(html["Summary"])
     assert "by integrated gradients market_return, absolute_5 and scale." in text(html["Summary"])
-    assert "return, scale, absolute_5 and market_return." in text(html["Features"])
+    assert "With one symbol a date, there is nothing to deal out." in text(html["Features"])
 
 
 def test_of_many_symbols_the_first_are_named(make: Write) -> None:
