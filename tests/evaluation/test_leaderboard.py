@@ -21,7 +21,6 @@ from forecast.evaluation.comparison import (
     resample,
 )
 from forecast.evaluation.entries import entries
-from forecast.evaluation.importance import importance
 from forecast.evaluation.leaderboard import Board, differing, leaderboards, shown
 from forecast.evaluation.leaderboard_text import text
 from forecast.evaluation.scores import Scores, objective
@@ -377,24 +376,6 @@ def test_a_key_that_follows_from_another_choice_is_none_of_its_own() -> None:
     assert differing([settings(), settings("head=quantile")]) == ["head.name"]
     assert differing([settings(), settings("model=gru", "seed=1")]) == ["model.cell"]
     assert differing([settings(), settings("features=returns")]) == ["features.columns"]
-
-
-def test_importance_finds_what_matters_and_nothing_in_noise() -> None:
-    rng = np.random.default_rng(0)
-    table = pd.DataFrame(
-        [(cell, size, seed) for cell in "abc" for size in (8, 16) for seed in range(6)],
-        columns=["cell", "size", "seed"],
-    )
-    effect = table["size"].map({8: 0.0, 16: 1.0}).to_numpy()
-    found = importance(table, (effect + 0.1 * rng.normal(size=len(table))).tolist())
-    assert found["key"].iloc[0] == "size" and found["importance"].iloc[0] > 0.5
-    assert found["importance"].iloc[1:].max() < 0.1
-    noise = importance(table, rng.normal(size=len(table)).tolist())
-    assert noise["importance"].max() < 0.5
-    again = importance(table, (effect + 0.0 * effect).tolist())
-    assert again.equals(importance(table, (effect + 0.0 * effect).tolist()))
-    assert importance(table.head(7), list(range(7))).empty
-    assert importance(table, [1.0] * len(table)).empty
 
 
 def test_lists_are_told_apart_and_numbers_are_short(make_run: MakeRun, tmp_path: Path) -> None:
