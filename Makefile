@@ -24,7 +24,7 @@ notebooks: $(VENV)/ready  # execute all and keep their outputs; needs a Chromium
 	$(BIN)/python notebooks/execute.py $(ARGS)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)  # networks so small that threads only wait
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)  # networks so small that threads only wait
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -27,11 +27,6 @@ RandomPanel = Callable[..., Panel]
 Cut = Callable[[Prices, np.datetime64], Prices]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Doors first: their files are few and slow, and what is quick fills up the end."""
-    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts() -> None:
     """A shell that starts the tests in the background makes them, and their children, deaf."""
