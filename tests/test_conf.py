@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
+@cache
 def config_of(group: str, choice: str, command: str = "train") -> dict[str, Any]:
     return plain(compose(command, [f"{group}={choice}", *WITH.get((group, choice), [])]))
 
 
+@cache
 def groups_of(command: str) -> tuple[str, ...]:
     """Groups that a command has a choice of."""
     config = plain(compose(command))
