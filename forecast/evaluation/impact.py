@@ -105,15 +105,19 @@ def response(
     unrolled : the member's pass over the histories of `symbols`, in this order.
     values_PZF, scale_PZ : from `shocked`.
     """
-    count, shocks, _ = values_PZF.shape
+    shocks = values_PZF.shape[1]
     symbol_P = explained.symbol_of(rows)
-    place_P = np.repeat(np.searchsorted(symbols, symbol_P), shocks)
-    before_P = np.repeat(rows - explained.panel.offsets[symbol_P] - 1, shocks)
-    state = unrolled.state(torch.from_numpy(place_P), torch.from_numpy(before_P))
-    raw, _ = member.network(torch.from_numpy(values_PZF).reshape(count * shocks, 1, -1), state)
-    stated = member.log_volatility(raw[:, 0], explained.horizon).double().exp().numpy()
+    place_P, before_P = np.searchsorted(symbols, symbol_P), rows - explained.panel.offsets[symbol_P]
+    stated = []
+    # Pair by pair: a large product is split by the number of threads, and so are its bits.
+    for place, session, values_ZF in zip(place_P, before_P - 1, values_PZF, strict=True):
+        state = unrolled.state(
+            torch.full((shocks,), int(place)), torch.full((shocks,), int(session))
+        )
+        raw, _ = member.network(torch.from_numpy(values_ZF)[:, None], state)
+        stated.append(member.log_volatility(raw[:, 0], explained.horizon).double().exp().numpy())
     horizon = explained.task.horizons[explained.horizon]
-    return stated.reshape(count, shocks) * scale_PZ * np.sqrt(horizon)
+    return np.stack(stated) * scale_PZ * np.sqrt(horizon)
 
 
 def benchmark_response(
