@@ -6,7 +6,6 @@ them. So strategies and costs change without a network being trained again.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forecast.config import ForecastError, check, instantiate, plain
+from forecast.documents import sha256_of
 from forecast.door import door
 from forecast.run import PARTS, Run, run_name, same_run
 from forecast.settings import (
@@ -144,7 +144,7 @@ def backtest(
     if prices is not None and plan is not None:
         if not walked:
             config = {key: config[key] for key in (*SCORING, *TRADING, *WHERE)}
-            own = run.data["sha256"] if run else _sha256("weights", [Path(str(settings.weights))])
+            own = run.data["sha256"] if run else sha256_of("weights", [Path(str(settings.weights))])
         stage = _traded(config, settings, walk, plan, prices, run, device=device, own=own)
         same_run(stage.run.name, names)
         run = _completed(stage, overrides, force=settings.force)
@@ -334,7 +334,7 @@ def _given(config: dict[str, Any], settings: Backtest) -> Stage:
     asked = {key: config[key] for key in SCORING}
     if settings.live:  # the one that is recorded
         asked["significance"] = {**asked["significance"], "benchmark": BESIDE}
-    sha256 = _sha256("forecasts", paths)
+    sha256 = sha256_of("forecasts", paths)
     run = Run(Path(settings.outputs) / run_name("backtest", asked, data=sha256, device=""))
     found = {part for path in paths for part in names(path, "part")}
     parts = [p for p in ORDER if p in found and p in wanted]
@@ -362,17 +362,6 @@ def _live(config: Mapping[str, Any], settings: Backtest) -> tuple[Path, dict[str
     scored = score_record(Path(settings.outputs) / LIVE, run, load)
     print(scored.told)
     return scored.path, {"source": LIVE, "warnings": [scored.told]}
-
-
-def _sha256(key: str, paths: Sequence[Path]) -> str:
-    """Of the bytes of some files."""
-    digest = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            raise ForecastError(f"{key}={path}: no such file. Correct the path.")
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _traded(

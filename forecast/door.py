@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from forecast.config import ForecastError, config_dir, one_line, own_conf
+from forecast.documents import write_atomically
 from forecast.environment import end_with
-from forecast.run import Run, write_atomically
+from forecast.run import Run
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

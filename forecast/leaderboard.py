@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forecast.config import ForecastError, instantiate, plain
+from forecast.documents import write_atomically
 from forecast.door import door
-from forecast.run import PARTS, Run, load_run, write_atomically
+from forecast.run import PARTS, Run, load_run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,13 +13,13 @@ import importlib.metadata
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forecast.config import ForecastError, canonical_id, nearest, without
+from forecast.config import ForecastError, canonical_id, without
+from forecast.documents import finite, read_yaml, table_of, write_atomically
 from forecast.environment import environment
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration."""
-        return _yaml(self.path / "config.yaml") or {}
+        return read_yaml(self.path / "config.yaml") or {}
 
     @property
     def overrides(self) -> list[str]:
         """What was typed."""
-        return list(_yaml(self.path / "overrides.yaml") or [])
+        return list(read_yaml(self.path / "overrides.yaml") or [])
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -135,35 +135,15 @@ class Run:
         Returns
         -------
         DataFrame
-            A row for each mapping that holds values, indexed by the keys that lead from the branch
-            to it (of scores: model and horizon), and a column for each of its values. What is
-            nested deeper is left out.
+            A row for each mapping that holds values, indexed by the keys that lead to it (of
+            scores: model and horizon), and a column for each value. What lies deeper is left out.
 
         Raises
         ------
         ForecastError
             A key leads nowhere, or to no mapping.
         """
-        import pandas as pd
-
-        node: Any = self.json(file)
-        for place, key in enumerate(branch):
-            known = list(node) if isinstance(node, Mapping) else []
-            if key not in known:
-                where = ".".join((file, *branch[:place]))
-                raise ForecastError(
-                    f"run {self.name}: {key!r} is not in {where}{nearest(key, known)}"
-                )
-            node = node[key]
-        rows = list(_rows(node)) if isinstance(node, Mapping) else []
-        if not rows:
-            raise ForecastError(
-                f"run {self.name}: {'.'.join((file, *branch))} holds no table. Name the keys that "
-                "lead to one."
-            )
-        index = [keys if len(keys) != 1 else keys[0] for keys, _ in rows]
-        table = pd.DataFrame([values for _, values in rows])
-        return table.set_axis(pd.Index(index)) if rows[0][0] else table
+        return table_of(self.json(file), branch, where=f"run {self.name}", file=file)
 
     def model(self, cell: str | None = None, *, fold: int = -1) -> Ensemble:
         """The trained networks, rebuilt from primitives, and from a head in `allow`.
@@ -220,7 +200,7 @@ class Run:
             os.replace(temporary, self.path / name)
             return
         if name.endswith(".json"):
-            text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+            text = json.dumps(finite(content), indent=1, allow_nan=False) + "\n"
         elif name.endswith(".yaml"):
             import yaml
 
@@ -418,51 +398,3 @@ def _folders(outputs: Path) -> list[Path]:
     found = (p for p in outputs.iterdir() if not p.name.startswith("."))
     runs = (p for p in found if not any((p / name).is_file() for name in MADE_OF_A_RUN))
     return sorted(p for p in runs if (p / "config.yaml").is_file())
-
-
-def _rows(
-    node: Mapping[str, Any], keys: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The first mappings on every way that hold values of their own, and the keys to them."""
-    values = {key: value for key, value in node.items() if not isinstance(value, Mapping)}
-    if values:
-        yield keys, values
-        return
-    for key, value in node.items():
-        yield from _rows(value, (*keys, key))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One name, so that what a kill leaves behind is overwritten by the next attempt.
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _finite(value: Any) -> Any:
-    """Undefined numbers become null: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not (-sys.float_info.max <= value <= sys.float_info.max):
-        return None
-    return value
-
-
-def _yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ForecastError(
-            f"{path} is damaged: {' '.join(str(error).split())}. Repeat the run with force=true."
-        ) from error

@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "forecast"
 ROOMS = ("prices", "dataset", "models", "evaluation", "portfolio", "report")
 SHARED = (
-    "config", "environment", "schema", "forecasts", "weights", "run", "settings", "door",
+    "config", "documents", "environment", "schema", "forecasts", "weights", "run", "settings",
+    "door",
 )  # fmt: skip
 # library: the only room that may know it
 OWNERS = {"yfinance": "prices", "plotly": "report"}

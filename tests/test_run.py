@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from forecast import compose, list_runs, load_run
 from forecast.config import ForecastError, plain
-from forecast.run import LEDGER, Run, environment, prune_runs, run_name, write_atomically
+from forecast.documents import write_atomically
+from forecast.run import LEDGER, Run, environment, prune_runs, run_name
 
 CONFIG = {"model": {"cell": "lstm"}, "head": {"name": "point"}, "horizons": [1], "seed": 0}
 DATA = {"source": "simulated", "sha256": "f00d"}

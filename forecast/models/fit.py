@@ -22,6 +22,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
+from forecast.documents import write_atomically
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.devices import resolve_device
 from forecast.models.forecaster import Forecaster
@@ -29,7 +30,6 @@ from forecast.models.heads import POSITION
 from forecast.models.options import TrainerOptions
 from forecast.models.parallel import Processes, quiet
 from forecast.models.position import PositionForecaster
-from forecast.run import write_atomically
 
 HISTORY = ("member", "epoch", "step", "train_loss", "validation_loss", "learning_rate", "seconds")
 

@@ -19,6 +19,7 @@ from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.folds import Fold
 from forecast.dataset.panel import Panel
+from forecast.documents import write_atomically
 from forecast.models.choice import states_positions
 from forecast.models.configured import make_task
 from forecast.models.devices import torch_threads
@@ -27,7 +28,6 @@ from forecast.models.networks import MEMORYLESS
 from forecast.models.pipeline import fit_ensemble, write_forecasts
 from forecast.models.weights import write_weights
 from forecast.prices.simulated import Truth
-from forecast.run import write_atomically
 
 CLASSICAL = "baselines"  # the step that fits all baselines which are no networks
 COLD = (CLASSICAL, "mlp")  # never start warm: the width of mlp is chosen anew in every fold

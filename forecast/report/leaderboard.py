@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forecast.documents import write_atomically
 from forecast.report.contest import strategies
 from forecast.report.leaderboard_figures import seconds, seeds, settings
 from forecast.report.leaderboard_table import CONFIDENCE, table
@@ -14,7 +15,6 @@ from forecast.report.markup import counted, date_range, html_list, html_text, is
 from forecast.report.page import TEST_OPENED, fill, stamps_of
 from forecast.report.style import in_words
 from forecast.report.summary import ALWAYS, careful
-from forecast.run import write_atomically
 
 if TYPE_CHECKING:
     from forecast.evaluation.leaderboard import Board

@@ -22,11 +22,12 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
+from forecast.documents import write_atomically
 from forecast.report import audit, prediction
 from forecast.report.markup import html_facts
 from forecast.report.provenance import configuration, data, environment
 from forecast.report.style import DARK, FAINT, GREY, INK, RAISED, WHITE, both
-from forecast.run import Run, write_atomically
+from forecast.run import Run
 
 TEST_OPENED = "test range opened"  # a stamp
 
