@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class PriceDataModule(pl.LightningDataModule):
         self.require("validation")
         self.windows = self._windows()
         self.mean_F, self.std_F = standardisation(panel, self.ranges["train"])
-        self.member = 0
+        self.members: Callable[[], Sequence[int]] = lambda: (0,)  # that are trained together
         self._tensors: PanelTensors | None = None
 
     def _windows(self) -> Windows:
@@ -130,7 +131,7 @@ class PriceDataModule(pl.LightningDataModule):
             self.tensors(self._device()),
             steps=self.steps,
             seed=self.seed,
-            member=self.member,
+            members=self.members,
             steps_done=lambda: trainer.global_step,
             rank=trainer.global_rank,
             devices=trainer.world_size,

@@ -5,7 +5,7 @@ Axes: B batch, L time, F features, H horizons, S symbols, W windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -28,7 +28,7 @@ Cut = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a network is given.
+    """What a network is given; training batches of K networks have an axis K in front.
 
     Attributes
     ----------
@@ -46,6 +46,17 @@ class Batch:
     scale_BL: Tensor
     day_BL: Tensor
     full_BL: Tensor | None = None
+
+    def only(self) -> Batch:
+        """The batch of the one network that it is for."""
+        return Batch(
+            x_BLF=self.x_BLF.squeeze(0),
+            y_BLH=self.y_BLH.squeeze(0),
+            mask_BLH=self.mask_BLH.squeeze(0),
+            scale_BL=self.scale_BL.squeeze(0),
+            day_BL=self.day_BL.squeeze(0),
+            full_BL=None if self.full_BL is None else self.full_BL.squeeze(0),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,63 +114,79 @@ class PanelTensors:
             return torch.from_numpy(array).to(device)
 
         self.values_NF = on_device(panel.values)
-        self.log_price_N = on_device(panel.log_price)
+        self.target_NH = on_device(targets(panel, horizons, delay))
         self.scale_N = on_device(panel.scale)
-        self.gaps_N = on_device(panel.gaps)
         self.day_N = on_device(panel.day)
         self.full_N = None if full_N is None else on_device(full_N)
-        self.horizons_H = torch.tensor(horizons, device=device)
-        self.root_H = torch.sqrt(self.horizons_H.float())
-        self.delay = delay
         self.device = device
 
-    def inputs(self, first_B: np.ndarray, stop_B: np.ndarray, length: int) -> Tensor:
+    def _there(self, *rows: np.ndarray | Tensor) -> list[Tensor]:
+        """Row numbers where the panel lies, with an axis L."""
+        return [torch.as_tensor(a, device=self.device)[..., None] for a in rows]
+
+    def inputs(
+        self, first_B: np.ndarray | Tensor, stop_B: np.ndarray | Tensor, length: int
+    ) -> Tensor:
         """Features of sessions `first … first + length − 1` of each window, as in `gather`."""
-        first, stop = (torch.from_numpy(a).to(self.device)[:, None] for a in (first_B, stop_B))
-        return self.values_NF[
-            torch.minimum(first + torch.arange(length, device=self.device), stop - 1)
-        ]
+        first, stop = self._there(first_B, stop_B)
+        rows = torch.minimum(first + torch.arange(length, device=self.device), stop - 1)
+        return self._at(self.values_NF, rows)
+
+    @staticmethod
+    def _at(values: Tensor, rows: Tensor) -> Tensor:
+        """values[rows], several times as fast."""
+        return values.index_select(0, rows.reshape(-1)).view(*rows.shape, *values.shape[1:])
 
     def gather(
         self,
-        first_B: np.ndarray,
-        stop_B: np.ndarray,
-        low_B: np.ndarray,
-        high_B: np.ndarray,
+        first_B: np.ndarray | Tensor,
+        stop_B: np.ndarray | Tensor,
+        low_B: np.ndarray | Tensor,
+        high_B: np.ndarray | Tensor,
         length: int,
     ) -> Batch:
         """Sessions `first … first + length − 1` of each window.
 
         Parameters
         ----------
-        first_B : first row of each window
+        first_B : first row of each window; any axes in front are kept
         stop_B : one past the last row of the window's symbol; sessions beyond repeat that row,
             masked, and follow everything that counts
         low_B, high_B : rows whose targets count
         """
-        first, stop, low, high = (
-            torch.from_numpy(a).to(self.device)[:, None] for a in (first_B, stop_B, low_B, high_B)
-        )
+        first, stop, low, high = self._there(first_B, stop_B, low_B, high_B)
         wanted_BL = first + torch.arange(length, device=self.device)
         rows_BL = torch.minimum(wanted_BL, stop - 1)
-        start_BL1 = (rows_BL + self.delay)[..., None]
-        end_BLH = start_BL1 + self.horizons_H
-        last = (stop - 1)[..., None]
-        known_BLH = (end_BLH <= last) & ((wanted_BL >= low) & (wanted_BL < high))[..., None]
-        end_BLH = torch.minimum(end_BLH, last)
-        change_BLH = self.log_price_N[end_BLH] - self.log_price_N[torch.minimum(start_BL1, last)]
-        scale_BL = self.scale_N[rows_BL]
-        unbroken_BLH = self.gaps_N[end_BLH] == self.gaps_N[rows_BL][..., None]
-        mask_BLH = known_BLH & unbroken_BLH & ~torch.isnan(scale_BL)[..., None]
-        y_BLH = change_BLH.float() / (scale_BL[..., None] * self.root_H)
+        target_BLH = self._at(self.target_NH, rows_BL)
+        inside_BL = (wanted_BL >= low) & (wanted_BL < high)
+        mask_BLH = inside_BL[..., None] & ~torch.isnan(target_BLH)
         return Batch(
-            x_BLF=self.values_NF[rows_BL],
-            y_BLH=torch.where(mask_BLH, y_BLH, 0.0),
+            x_BLF=self._at(self.values_NF, rows_BL),
+            y_BLH=torch.where(mask_BLH, target_BLH, 0.0),
             mask_BLH=mask_BLH,
-            scale_BL=scale_BL,
-            day_BL=self.day_N[rows_BL],
-            full_BL=None if self.full_N is None else self.full_N[rows_BL],
+            scale_BL=self._at(self.scale_N, rows_BL),
+            day_BL=self._at(self.day_N, rows_BL),
+            full_BL=None if self.full_N is None else self._at(self.full_N, rows_BL),
         )
+
+
+def targets(panel: Panel, horizons: Sequence[int], delay: int) -> np.ndarray:
+    """Targets ÷ (scale·√h) of every row, float32 of shape (N, H).
+
+    Null beyond the data, across a long gap, and where the row has no scale.
+    """
+    target_NH = np.full((panel.rows, len(horizons)), np.nan, np.float32)
+    for s in range(len(panel.symbols)):
+        rows = panel.symbol_rows(s)
+        log_price, gaps, scale = panel.log_price[rows], panel.gaps[rows], panel.scale[rows]
+        for h, horizon in enumerate(horizons):
+            reach = delay + horizon
+            change = log_price[reach:] - log_price[delay : len(scale) - horizon]
+            origins = slice(0, max(len(scale) - reach, 0))
+            unbroken = gaps[reach:] == gaps[origins]
+            scaled = change.astype(np.float32) / (scale[origins] * np.sqrt(np.float32(horizon)))
+            target_NH[rows][origins, h] = np.where(unbroken, scaled, np.nan)
+    return target_NH
 
 
 @dataclass(frozen=True)
@@ -199,10 +226,18 @@ class Windows:
         return min(-(-self.most // batch), self.fewest)
 
     def deal(self, random: np.random.Generator, steps: int) -> Iterator[Cut]:
-        """The tiles of an epoch at a random phase, in random order, split into batches."""
+        """The tiles of an epoch at a random phase, in random order, split into batches.
+
+        Batches are of one size at every phase: the last windows of some are there twice, the second
+        time with no row that counts.
+        """
         low_W, high_W, symbol_W = self.tiles(int(random.integers(self.stride)))
+        size = -(-self.most // steps)
         for chosen in np.array_split(random.permutation(len(low_W)), steps):
-            yield low_W[chosen], high_W[chosen], symbol_W[chosen]
+            full = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen))])
+            low_B = low_W[full]
+            low_B[len(chosen) :] = high_W[full[len(chosen) :]]
+            yield low_B, high_W[full], symbol_W[full]
 
     def tiles(self, phase: int) -> Cut:
         """Tiles at a phase in 0 … stride − 1."""
@@ -219,28 +254,36 @@ class Windows:
             bottom_W = top_W - self.stride
         return np.maximum(bottom_W, self.range.low[symbol_W]), top_W, symbol_W
 
+    def bounds(self, low_B: np.ndarray, high_B: np.ndarray, symbol_B: np.ndarray) -> np.ndarray:
+        """What `PanelTensors.gather` wants of some tiles, shape (4, B)."""
+        first_B = np.maximum(self.offsets[symbol_B], high_B - self.length)
+        return np.stack([first_B, self.offsets[symbol_B + 1], low_B, high_B])
+
     def gather(
         self, tensors: PanelTensors, low_B: np.ndarray, high_B: np.ndarray, symbol_B: np.ndarray
     ) -> Batch:
-        first_B = np.maximum(self.offsets[symbol_B], high_B - self.length)
-        return tensors.gather(first_B, self.offsets[symbol_B + 1], low_B, high_B, self.length)
+        first_B, stop_B, low_B, high_B = self.bounds(low_B, high_B, symbol_B)
+        return tensors.gather(first_B, stop_B, low_B, high_B, self.length)
 
 
 class TrainingBatches:
     """One epoch of windows in random order, as an iterable of ready batches.
 
-    The order is a function of (seed, member, epoch) alone, so a resumed run sees what an
-    uninterrupted one would have seen. The number of batches is the same in every epoch.
+    The order of a member's windows is a function of (seed, member, epoch) alone, so a resumed run
+    sees what an uninterrupted one would have seen, and a member what it sees alone. The number of
+    batches is the same in every epoch. Where the epoch's rows lie is sent to the device once.
 
     Parameters
     ----------
     steps : int
         Batches of an epoch.
+    members : callable
+        The members that are trained together in the epoch that begins.
     steps_done : callable
         Steps trained so far; Lightning's epoch counter is one too low after a resume.
     rank, devices : int
         Which process this is, of how many that train one network together: all deal the same
-        batches, and each takes its share of the windows of each.
+        batches and take a share of each.
     """
 
     def __init__(
@@ -250,13 +293,13 @@ class TrainingBatches:
         *,
         steps: int,
         seed: int,
-        member: int,
+        members: Callable[[], Sequence[int]],
         steps_done: Callable[[], int],
         rank: int = 0,
         devices: int = 1,
     ) -> None:
         self.windows, self.tensors = windows, tensors
-        self.steps, self.seed, self.member = steps, seed, member
+        self.steps, self.seed, self.members = steps, seed, members
         self.steps_done = steps_done
         self.rank, self.devices = rank, devices
 
@@ -265,9 +308,19 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.steps_done() // self.steps
-        random = np.random.default_rng((self.seed, self.member, epoch))
-        for cut in self.windows.deal(random, self.steps):
-            yield self.windows.gather(self.tensors, *self._share(cut))
+        dealt = [self._bounds(member, epoch) for member in self.members()]
+        steps = [np.stack(bounds, 1) for bounds in zip(*dealt, strict=True)]  # (4, K, B) each
+        ends = np.cumsum([bounds.shape[-1] for bounds in steps])
+        bounds = torch.from_numpy(np.concatenate(steps, -1)).to(self.tensors.device)
+        for low, high in zip([0, *ends[:-1]], ends, strict=True):
+            first, stop, since, until = bounds[..., low:high]
+            yield self.tensors.gather(first, stop, since, until, self.windows.length)
+
+    def _bounds(self, member: int, epoch: int) -> list[np.ndarray]:
+        """Where the windows of each batch lie, of one member."""
+        random = np.random.default_rng((self.seed, member, epoch))
+        cuts = self.windows.deal(random, self.steps)
+        return [self.windows.bounds(*self._share(cut)) for cut in cuts]
 
     def _share(self, cut: Cut) -> Cut:
         """This process's windows of a batch; where there are too few, one in which none counts."""

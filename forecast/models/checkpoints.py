@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,12 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             "Repeat the run with force=true."
         ) from error
     return state
+
+
+def network_state(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Weights and buffers of the network of a member's checkpoint, by their names in it."""
+    return {
+        name.removeprefix("network."): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("network.")
+    }

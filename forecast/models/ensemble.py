@@ -16,11 +16,11 @@ from forecast.dataset.folds import Range
 from forecast.dataset.task import Task
 from forecast.dataset.windows import CarriedPass, PanelTensors
 from forecast.models.block import Block
-from forecast.models.checkpoints import best_checkpoint, read_checkpoint
+from forecast.models.checkpoints import best_checkpoint, network_state, read_checkpoint
 from forecast.models.distributions import Distribution
 from forecast.models.heads import Head, PositionHead
 from forecast.models.named_heads import make_head, require_allowed
-from forecast.models.networks import Network, State
+from forecast.models.networks import Network, State, read_together
 
 
 class Ensemble:
@@ -53,21 +53,25 @@ class Ensemble:
         array of float64, shape (N, H, P)
         """
         result = np.zeros((len(block.row), len(self.task.horizons), self.head.size))
-        states: list[State | None] = [None] * len(self.networks)
+        states: list[State] | None = None
+        count = len(self.networks)
         memoryless = all(network.memoryless for network in self.networks)
         for step in CarriedPass(range, block.panel.offsets, tensors, symbols=block.symbols):
             if memoryless and not step.wanted:
                 continue
             at_BL = np.searchsorted(block.row, step.rows_BL)
             here_BL = block.row[np.minimum(at_BL, len(block.row) - 1)] == step.rows_BL
-            for k, network in enumerate(self.networks):
-                state = None if step.first else states[k]
+            raw_KBLHP, states = read_together(
+                self.networks,
+                step.x_BLF.expand(count, *step.x_BLF.shape),
+                None if step.first else states,
                 # Where only the state matters, nothing is read out.
-                unread = 0 if step.wanted else step.x_BLF.shape[1]
-                raw_BLHP, states[k] = network(step.x_BLF, state, warmup=unread)
-                if step.wanted:
+                warmup=0 if step.wanted else step.x_BLF.shape[1],
+            )
+            if step.wanted:
+                for raw_BLHP in raw_KBLHP:
                     value = self.head.domain(raw_BLHP).cpu().numpy()[here_BL]
-                    result[at_BL[here_BL]] += value / len(self.networks)
+                    result[at_BL[here_BL]] += value / count
         return result
 
     def distribution(self, block: Block, range: Range, tensors: PanelTensors) -> Distribution:
@@ -118,14 +122,7 @@ def load_ensemble(
         # Drawn and dropped: on the meta device the first draw imports torch's compiler, a second.
         with torch.random.fork_rng(devices=[]):
             network = Network(**arguments["network"])
-        network.load_state_dict(
-            {
-                name.removeprefix("network."): value
-                for name, value in state["state_dict"].items()
-                if name.startswith("network.")
-            },
-            assign=True,
-        )
+        network.load_state_dict(network_state(state), assign=True)
         networks.append(network)
         head = make_head(arguments["head"])
     assert head is not None

@@ -1,4 +1,4 @@
-"""Training one member: Lightning's Trainer, checkpoints, resume and `history.csv`."""
+"""Training members of an ensemble: Lightning's Trainer, checkpoints, resume and `history.csv`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.documents import write_atomically
-from forecast.models.checkpoints import best_checkpoint, read_checkpoint
+from forecast.models.checkpoints import best_checkpoint, network_state, read_checkpoint
 from forecast.models.devices import resolve_device
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import POSITION
+from forecast.models.networks import Network
 from forecast.models.options import TrainerOptions
 from forecast.models.parallel import Processes, quiet
 from forecast.models.position import PositionForecaster
@@ -50,88 +51,175 @@ class AtomicCheckpoints(TorchCheckpointIO):
         os.replace(temporary, path)
 
 
-class History(pl.Callback):
-    """Appends one line an epoch; on a resume, lines after the checkpoint are cut."""
+class Members(pl.Callback):
+    """What becomes of each member: its history, its best weights, and when it stops.
 
-    def __init__(self, path: Path, member: int) -> None:
-        self.path, self.member = path, member
+    A member stops after `patience` epochs without a better validation loss; the others go on. Its
+    best weights are written as the checkpoint of a network trained alone.
+    """
 
-    def cut_back(self, step: int) -> None:
-        """Keep earlier members, and this one up to a step."""
-        kept = []
-        if self.path.exists():
-            with open(self.path, newline="") as file:
-                for row in csv.DictReader(file):
-                    whole = all(row.get(name) for name in HISTORY)
-                    if whole and (int(row["member"]), int(row["step"])) <= (self.member, step):
-                        kept.append(row)
+    def __init__(
+        self, folder: Path, members: Sequence[int], *, patience: int, loggers: Sequence[Any]
+    ) -> None:
+        self.folder, self.members, self.patience = folder, list(members), patience
+        self.loggers = loggers
+        self.path = folder / "history.csv"
+        self.best = [math.inf] * len(self.members)
+        self.waited = [0] * len(self.members)
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint that the members are continued from, all of them."""
+        return best_checkpoint(self.folder, self.members[0]).with_name("last.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.waited = list(state_dict["best"]), list(state_dict["waited"])
+
+    def finished(self, state: Mapping[str, Any], steps: int) -> bool:
+        """Whether nothing is left to do after a checkpoint; the process was killed behind it."""
+        waited = state["callbacks"][self.state_key]["waited"]
+        return min(waited) >= self.patience or state["global_step"] >= steps
+
+    def rows(self) -> list[dict[str, str]]:
+        """Of all members, as far as they are whole, in order."""
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="") as file:
+            rows = [row for row in csv.DictReader(file) if all(row.get(n) for n in HISTORY)]
+        return sorted(rows, key=lambda row: (int(row["member"]), int(row["step"])))
+
+    def keep(self, step: int | None) -> None:
+        """Write the history anew: of these members up to a step, if one is given, and in order."""
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, HISTORY)
         table.writeheader()
-        table.writerows(kept)
+        for row in self.rows():
+            own = int(row["member"]) in self.members
+            if not own or step is None or int(row["step"]) <= step:
+                table.writerow(row)
         write_atomically(self.path, text.getvalue())
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, Forecaster)
+        module.active = [k for k, waited in enumerate(self.waited) if waited < self.patience]
+        for logger, member in zip(self.loggers, self.members, strict=bool(self.loggers)):
+            logger.log_hyperparams(hyper_parameters(module, member))
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Forecaster)
-        train_loss = trainer.strategy.reduce(module.mean_train_loss, reduce_op="mean")
-        loss = float(trainer.callback_metrics["validation_loss"])
-        if not math.isfinite(loss):
-            # Before a checkpoint is written, so that the same command ends here again.
-            raise ForecastError(
-                f"member {self.member + 1}: the validation loss became {loss}. Lower optimizer.lr="
-                f"{module.optimizer_options.lr} or optimizer.clip={module.optimizer_options.clip}, "
-                "or find the operation with trainer=debug."
+        train_losses = trainer.strategy.reduce(module.train_losses, reduce_op="mean")
+        losses, step = module.validation_loss.tolist(), trainer.global_step
+        seconds = (time.perf_counter() - self._start) / len(losses)
+        rows = []
+        for k, train_loss, loss in zip(
+            module.active, cast(Tensor, train_losses).tolist(), losses, strict=True
+        ):
+            if not math.isfinite(loss):
+                # Before a checkpoint is written, so that the same command ends here again.
+                raise ForecastError(
+                    f"member {self.members[k] + 1}: the validation loss became {loss}. Lower "
+                    f"optimizer.lr={module.optimizer_options.lr} or optimizer.clip="
+                    f"{module.optimizer_options.clip}, or find the operation with trainer=debug."
+                )
+            rows.append(
+                {
+                    "member": self.members[k],
+                    "epoch": step // trainer.num_training_batches,
+                    "step": step,
+                    "train_loss": train_loss,
+                    "validation_loss": loss,
+                    "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                    "seconds": seconds,
+                }
             )
-        row = {
-            "member": self.member,
-            "epoch": trainer.global_step // trainer.num_training_batches,
-            "step": trainer.global_step,
-            "train_loss": float(train_loss),
-            "validation_loss": loss,
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "seconds": time.perf_counter() - self._start,
-        }
         if trainer.is_global_zero:
-            with open(self.path, "a", newline="") as file:
-                csv.DictWriter(file, HISTORY).writerow(row)
+            self._write(module, rows, step)
+        for k, loss in zip(module.active, losses, strict=True):
+            better = loss < self.best[k]
+            self.best[k] = loss if better else self.best[k]
+            self.waited[k] = 0 if better else self.waited[k] + 1
+        module.active = [k for k in module.active if self.waited[k] < self.patience]
+        trainer.should_stop = not module.active
+        trainer.save_checkpoint(self.last)
 
-    def losses(self) -> list[float]:
-        """Validation loss of each epoch of this member."""
-        with open(self.path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["member"]) == self.member]
-        return [float(row["validation_loss"]) for row in rows]
+    def _write(self, module: Forecaster, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        """Rows of the history, and the weights of those that became better."""
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, HISTORY).writerows(rows)
+        for k, row in zip(module.active, rows, strict=True):
+            member = self.members[k]
+            if row["validation_loss"] < self.best[k]:
+                network = module.networks[k].state_dict()
+                checkpoint = {
+                    "state_dict": {f"network.{name}": value for name, value in network.items()},
+                    "hyper_parameters": hyper_parameters(module, member),
+                    "global_step": step,
+                }
+                AtomicCheckpoints().save_checkpoint(
+                    checkpoint, best_checkpoint(self.folder, member)
+                )
+            if self.loggers:
+                told = {name: row[name] for name in ("train_loss", "validation_loss")}
+                self.loggers[k].log_metrics({**told, "epoch": row["epoch"]}, step=step)
+
+    def said(self, steps: int) -> list[str]:
+        """A line for each member."""
+        lines = []
+        for member in self.members:
+            rows = [row for row in self.rows() if int(row["member"]) == member]
+            best = read_checkpoint(best_checkpoint(self.folder, member))["global_step"]
+            loss = min(float(row["validation_loss"]) for row in rows)
+            seconds = sum(float(row["seconds"]) for row in rows)
+            lines.append(
+                f"member {member + 1}: best validation loss {loss:.5f} in epoch {best // steps} "
+                f"of {len(rows)}, {seconds:.1f} s"
+            )
+        return lines
 
 
-def fit_member(
+def hyper_parameters(module: Forecaster, member: int) -> dict[str, Any]:
+    """Arguments of a `Forecaster` of this member alone."""
+    return {**module.hparams, "members": [member]}
+
+
+def fit_members(
     datamodule: PriceDataModule,
     *,
     folder: Path,
-    member: int,
+    members: Sequence[int],
     network: Mapping[str, Any],
     head: Mapping[str, Any],
     optimizer: Mapping[str, Any],
     loss: Mapping[str, Any],
     options: TrainerOptions,
-    logger: Any = False,
+    loggers: Sequence[Any] = (),
     start: Path | None = None,
     progress: bool = False,
-) -> str:
-    """Train one member, or continue it where it was interrupted.
+) -> list[str]:
+    """Train members of an ensemble together, or continue them where they were interrupted.
+
+    Each ends with the weights that it would have if it were trained alone.
 
     Parameters
     ----------
     folder : Path
-        The run folder: `checkpoints/member-<k>/{best,last}.ckpt` and `history.csv` go there.
+        The run folder: `checkpoints/member-<k>/best.ckpt` and `history.csv` go there, and beside
+        the first member's best checkpoint `last.ckpt`, from which all of them are continued.
+    loggers : sequence of Lightning's loggers, optional
+        One for each member.
     start : Path, optional
-        A checkpoint of the same network to begin with, its standardisation included.
+        The folder of members of the same network to begin with, standardisation included.
 
     Returns
     -------
-    str
-        One line for the terminal; empty if the member was finished before.
+    list of str
+        A line for each member; none if they were finished before.
 
     Raises
     ------
@@ -140,28 +228,21 @@ def fit_member(
     KeyboardInterrupt
         Ctrl-C; the next call continues.
     """
-    checkpoints = best_checkpoint(folder, member).parent
-    last = checkpoints / "last.ckpt"
-    state = read_checkpoint(last) if last.exists() else None
-    stopper = EarlyStopping(
-        "validation_loss",
-        patience=options.patience,
-        check_on_train_epoch_end=True,
-    )
-    if state is not None and _finished(state, stopper, options, datamodule.steps):
-        return ""
-    if state is not None and _moved(state, checkpoints):
-        state = None
-    history = History(folder / "history.csv", member)
-    history.cut_back(0 if state is None else int(state["global_step"]))
+    told = Members(folder, members, patience=options.patience, loggers=loggers)
+    state = read_checkpoint(told.last) if told.last.exists() else None
+    total = datamodule.steps * options.max_epochs
+    if state is not None and told.finished(state, total):
+        told.keep(None)
+        return []
+    told.keep(0 if state is None else int(state["global_step"]))
     arguments = {
         "network": network,
         "head": head,
         "optimizer": optimizer,
         "warmup": datamodule.task.warmup,
-        "total_steps": datamodule.steps * options.max_epochs,
+        "total_steps": total,
         "seed": datamodule.seed,
-        "member": member,
+        "members": list(members),
         **loss,
     }
     module = (
@@ -171,26 +252,17 @@ def fit_member(
         if head["name"] == POSITION
         else Forecaster(**arguments)
     )
-    if start is None:
-        module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
-    else:
-        module.load_state_dict(read_checkpoint(start)["state_dict"])
-    datamodule.member = member
-    # Two, since Lightning's save_last saves no epoch that is not among the best.
-    keeper, latest = (
-        ModelCheckpoint(
-            dirpath=checkpoints,
-            filename=name,
-            monitor=monitor,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        for name, monitor in (("best", "validation_loss"), ("last", None))
-    )
+    for member, own in zip(members, module.networks, strict=True):
+        assert isinstance(own, Network)
+        if start is None:
+            own.standardise_with(datamodule.mean_F, datamodule.std_F)
+        else:
+            own.load_state_dict(network_state(read_checkpoint(best_checkpoint(start, member))))
+    datamodule.members = lambda: module.active_members
     cpu = resolve_device(options.accelerator) == "cpu"
     several = Processes(cpu=cpu, devices=options.devices) if options.devices > 1 else None
     watched = several.watched() if several else contextlib.nullcontext()
-    began, on_interrupt = time.perf_counter(), signal.getsignal(signal.SIGINT)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     # Each step seeds the global generator; a notebook's own must come back as it was.
     with torch.random.fork_rng(), warnings.catch_warnings(), watched:
         quiet()
@@ -202,45 +274,27 @@ def fit_member(
             max_epochs=options.max_epochs,
             gradient_clip_val=optimizer["clip"],
             detect_anomaly=options.detect_anomaly,
-            callbacks=[history, stopper, keeper, latest],
+            callbacks=[told],
             # This machine's own processes, also as a job of a cluster.
             plugins=[AtomicCheckpoints(), LightningEnvironment()],
-            logger=logger,
+            logger=False,
+            enable_checkpointing=False,
             default_root_dir=folder,
-            log_every_n_steps=datamodule.steps,
             num_sanity_val_steps=0,
             enable_model_summary=False,
             enable_progress_bar=progress,
         )
         try:
             trainer.fit(
-                module, datamodule, ckpt_path=None if state is None else last, weights_only=True
-            )
+                module, datamodule, ckpt_path=None if state is None else told.last,
+                weights_only=True,
+            )  # fmt: skip
         except SystemExit:
             # Lightning makes Ctrl-C an exit of the whole program, and is deaf to the next one.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
-    losses = history.losses()  # the trainer knows nothing of what other processes did
-    best = read_checkpoint(checkpoints / "best.ckpt")["global_step"]
-    return (
-        f"member {member + 1}: best validation loss {min(losses):.5f} in epoch "
-        f"{best // datamodule.steps} of {len(losses)}, {time.perf_counter() - began:.1f} s"
-    )
-
-
-def _moved(state: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a checkpoint was written under another path.
-
-    Lightning then forgets the best score; such a member starts afresh, which costs seconds and
-    keeps the bytes.
-    """
-    keeper = next(v for k, v in state["callbacks"].items() if k.startswith("ModelCheckpoint"))
-    return Path(keeper["dirpath"]) != folder.resolve()
-
-
-def _finished(
-    state: dict[str, Any], stopper: EarlyStopping, options: TrainerOptions, steps: int
-) -> bool:
-    """Whether a checkpoint is a member's last: killed after it was written, before the next."""
-    waited = state["callbacks"][stopper.state_key]["wait_count"]
-    return bool(waited >= options.patience or state["global_step"] >= options.max_epochs * steps)
+        finally:
+            for logger in loggers:
+                logger.finalize("")
+    told.keep(None)
+    return told.said(datamodule.steps)  # from files: the trainer knows nothing of other processes

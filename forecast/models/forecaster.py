@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from forecast.dataset.windows import Batch, CarriedBatch
-from forecast.models.heads import PositionHead
+from forecast.models.heads import PositionHead, StudentTHead
 from forecast.models.named_heads import make_head
-from forecast.models.networks import Network, State
+from forecast.models.networks import Network, State, read_together
 from forecast.models.options import Loss, Optimizer
 
 
@@ -27,7 +27,10 @@ def step_seed(seed: int, member: int, step: int, rank: int = 0) -> int:
 
 
 class Forecaster(pl.LightningModule):
-    """Trains one member. All arguments are primitives, so checkpoints load with `weights_only`.
+    """Trains members of an ensemble, each as if it were alone, in steps that they share.
+
+    Batches have an axis K of the members that are still trained. All arguments are primitives, so
+    checkpoints load with `weights_only`.
 
     Parameters
     ----------
@@ -41,7 +44,9 @@ class Forecaster(pl.LightningModule):
         Sessions of a window that carry no loss.
     total_steps : int
         Steps after which the schedule has run out.
-    seed, member : int
+    seed : int
+    members : sequence of int
+        Their numbers in the ensemble, which their random numbers follow from.
     clip : float
         Scaled targets beyond ± this count as this in the loss: a stock that did not trade for
         months and then jumped is no hundred-sigma event to learn from.
@@ -60,39 +65,61 @@ class Forecaster(pl.LightningModule):
         warmup: int,
         total_steps: int,
         seed: int,
-        member: int,
+        members: Sequence[int],
         clip: float = float("inf"),
         horizon_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.networks = nn.ModuleList()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(step_seed(seed, member, -1 % 2**32))
-            self.network = Network(**network)
+            for member in members:
+                torch.manual_seed(step_seed(seed, member, -1 % 2**32))
+                self.networks.append(Network(**network))
         self.head = make_head(head)
         self.optimizer_options = Optimizer(**optimizer)
         self.warmup, self.total_steps = warmup, total_steps
-        self.seed, self.member, self.clip = seed, member, clip
+        self.seed, self.members, self.clip = seed, list(members), clip
+        self.active = list(range(len(self.members)))  # places of those that are still trained
         weights = Loss(clip=clip, horizon_weights=horizon_weights).weights(network["horizons"])
         weight_H = torch.tensor(weights, dtype=torch.float32)
         self.register_buffer("weight_H", weight_H / weight_H.mean(), persistent=False)
-        self._state: State | None = None
+        self._states: list[State] | None = None
         self.devices = 1
+
+    @property
+    def network(self) -> Network:
+        """The first member's."""
+        return cast(Network, self.networks[0])
+
+    @property
+    def active_networks(self) -> list[Network]:
+        return [cast(Network, self.networks[k]) for k in self.active]
+
+    @property
+    def active_members(self) -> list[int]:
+        return [self.members[k] for k in self.active]
 
     def setup(self, stage: str) -> None:
         """Note how many processes train this network together."""
         self.devices = self.trainer.world_size
 
     def batch_loss(self, batch: Batch) -> Tensor:
-        """Loss of a training batch, a scalar.
+        """Loss of each network's share of a training batch, shape (K,).
 
         Of several processes each has a share of the batch. Its loss is weighed by what counts in
         all shares, and the mean over the processes is the loss of the batch; so are the gradients,
         of which Lightning's DDP takes the mean.
         """
-        raw_BLHP, _ = self.network(batch.x_BLF, warmup=self.warmup)
-        total, weight = self._loss_sums(raw_BLHP, batch, self.warmup)
-        return self.devices * total / self._over_all(weight).clamp(min=1)
+        raw_KBLHP = self.read(batch, self.warmup)
+        total_K, weight_K = self._loss_sums(raw_KBLHP, batch, self.warmup)
+        return self.devices * total_K / self._over_all(weight_K).clamp(min=1)
+
+    def read(self, batch: Batch, warmup: int) -> Tensor:
+        """What the networks make of a training batch, with dropout."""
+        step, rank = self.global_step, self.global_rank
+        seeds = [step_seed(self.seed, member, step, rank) for member in self.active_members]
+        return read_together(self.active_networks, batch.x_BLF, warmup=warmup, seeds=seeds)[0]
 
     def _over_all(self, value: Tensor) -> Tensor:
         """The sum over all processes that train this network."""
@@ -100,58 +127,82 @@ class Forecaster(pl.LightningModule):
             distributed.all_reduce(value)
         return value
 
-    def _loss_sums(self, raw_BLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:
+    def _loss_sums(self, raw_KBLHP: Tensor, batch: Batch, warmup: int) -> tuple[Tensor, Tensor]:
+        """Sums of weighted losses and of weights, (K,) each."""
         assert not isinstance(self.head, PositionHead)  # which a PositionForecaster trains
-        mask_BLH = batch.mask_BLH[:, warmup:]
-        y_BLH = batch.y_BLH[:, warmup:].clamp(-self.clip, self.clip)
-        loss_BLH = self.head.loss(self.head.domain(raw_BLHP), y_BLH)
-        weight_BLH = mask_BLH * self.weight_H
+        y = batch.y_BLH[..., warmup:, :].clamp(-self.clip, self.clip).expand(raw_KBLHP.shape[:-1])
+        loss = self._losses(raw_KBLHP, y)
+        weight = batch.mask_BLH[..., warmup:, :] * self.weight_H
         # Summed axis by axis: a sum over everything at once is split by the number of threads.
-        return (loss_BLH * weight_BLH).sum(-1).sum(-1).sum(), weight_BLH.sum(-1).sum(-1).sum()
+        total, weights = (loss * weight).sum(-1).sum(-1), weight.sum(-1).sum(-1)
+        return total.sum(-1), weights.sum(-1).expand(len(total))
+
+    def _losses(self, raw_KBLHP: Tensor, y_KBLH: Tensor) -> Tensor:
+        """Elementwise, by the head's compiled pass where it has one."""
+        assert not isinstance(self.head, PositionHead)
+        if isinstance(self.head, StudentTHead) and self.network.compiled(raw_KBLHP):
+            return self.head.fused_loss(raw_KBLHP, y_KBLH)
+        return self.head.loss(self.head.domain(raw_KBLHP), y_KBLH)
 
     def on_train_epoch_start(self) -> None:
-        self.train_loss = torch.zeros((), device=self.device)
+        self._train_losses = torch.zeros(len(self.active), device=self.device)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        # The device's own generator: torch.manual_seed notes a stack trace for every other one.
-        seed = step_seed(self.seed, self.member, self.global_step, self.global_rank)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
-        loss = self.batch_loss(batch)
-        self.train_loss += loss.detach()
-        return loss
+        losses = self.batch_loss(batch)
+        self._train_losses += losses.detach()
+        return losses.sum()
 
-    def on_train_epoch_end(self) -> None:
-        self.log("train_loss", self.mean_train_loss, sync_dist=True)
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Each network's gradient by itself."""
+        assert gradient_clip_val is not None
+        for network in self.active_networks:
+            nn.utils.clip_grad_norm_(network.parameters(), gradient_clip_val)
 
     @property
-    def mean_train_loss(self) -> Tensor:
-        """Mean loss of the epoch's steps, dropout included; of this process's shares."""
-        return self.train_loss / self.trainer.num_training_batches
+    def train_losses(self) -> Tensor:
+        """Mean loss of the epoch's steps of each network, dropout included; of this process."""
+        return self._train_losses / self.trainer.num_training_batches
 
     def on_validation_epoch_start(self) -> None:
-        self._sums = torch.zeros(2, device=self.device)
+        self._sums = torch.zeros(2, len(self.active), device=self.device)
 
     def validation_step(self, step: CarriedBatch, index: int) -> None:
         """Accumulate the loss of the carried pass."""
         if self.network.memoryless and not step.wanted:
             return
-        raw_BLHP, self._state = self.network(step.x_BLF, None if step.first else self._state)
+        raw_KBLHP = self.carry(step)
         if step.wanted:
-            self._sums += torch.stack(self._loss_sums(raw_BLHP, step.batch, 0))
+            self._sums += torch.stack(self._loss_sums(raw_KBLHP, step.batch, 0))
+
+    def carry(self, step: CarriedBatch) -> Tensor:
+        """What the networks make of one step of a carried pass."""
+        networks = self.active_networks
+        x_KBLF = step.x_BLF.expand(len(networks), *step.x_BLF.shape)
+        raw_KBLHP, self._states = read_together(
+            networks, x_KBLF, None if step.first else self._states
+        )
+        return raw_KBLHP
+
+    def validation_losses(self) -> Tensor:
+        """Of the pass that ended, shape (K,)."""
+        total_K, weight_K = self._over_all(self._sums)
+        return total_K / weight_K
 
     def on_validation_epoch_end(self) -> None:
-        self._state = None
-        total, weight = self._over_all(self._sums)
-        self.log("validation_loss", total / weight, prog_bar=True)
+        self._states = None
+        self.validation_loss = self.validation_losses()
+        self.log("validation_loss", self.validation_loss.mean(), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """AdamW with its schedule, a step at a time."""
         o = self.optimizer_options
         optimizer = torch.optim.AdamW(
-            self.network.parameters(),
+            self.networks.parameters(),
             lr=o.lr,
             betas=(o.beta1, o.beta2),
             weight_decay=o.weight_decay,

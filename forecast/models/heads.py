@@ -27,11 +27,15 @@ from torch.nn import functional
 from forecast.config import ForecastError
 from forecast.forecasts import LEVELS
 from forecast.models.distributions import Distribution, Gaussian, SkewedT, StudentT
+from forecast.models.losses import Bounds, student_t_loss
 
 # Bounds that keep the losses and their gradients finite, wide of anything returns show.
 _SIGMA_LOWEST = 1e-3
 _TAIL_BOUNDS = 1e-3, 1 / 2.05  # of 1 / df: beyond 1000 it is a normal, at 2 there is no variance
 _SKEW_BOUND = 0.9
+# So that raw 0 is a standard deviation of 1 and 6 degrees of freedom.
+_SIGMA_SHIFT = math.log(math.expm1(1 - _SIGMA_LOWEST))
+_TAIL_SHIFT = special.logit((1 / 6 - _TAIL_BOUNDS[0]) / (_TAIL_BOUNDS[1] - _TAIL_BOUNDS[0])).item()
 # Raw outputs move the mean this much more slowly than the spread. Returns say little of their mean
 # and much of their variance; at equal rates a network learns the noise of the first.
 _MEAN_RATE = 0.1
@@ -74,6 +78,12 @@ class StudentTHead:
     def domain(self, raw_P: Tensor) -> Tensor:
         mu, sigma, df = raw_P.unbind(-1)
         return torch.stack([_MEAN_RATE * mu, _positive(sigma), _degrees(df)], dim=-1)
+
+    def fused_loss(self, raw_P: Tensor, y: Tensor) -> Tensor:
+        """`loss` of `domain`, compiled as one pass with its slopes."""
+        low, high = _TAIL_BOUNDS
+        bounds = Bounds(_MEAN_RATE, _SIGMA_LOWEST, _SIGMA_SHIFT, low, high - low, _TAIL_SHIFT)
+        return student_t_loss(raw_P, y, bounds)
 
     def loss(self, parameters_P: Tensor, y: Tensor) -> Tensor:
         mu, sigma, df = parameters_P.unbind(-1)
@@ -281,21 +291,20 @@ BUILT_IN: dict[str, Callable[..., Head | PositionHead]] = {**HEADS, POSITION: Po
 
 def _positive(raw: Tensor) -> Tensor:
     """1 at raw = 0, and bounded away from 0."""
-    return functional.softplus(raw + math.log(math.expm1(1 - _SIGMA_LOWEST))) + _SIGMA_LOWEST
+    return functional.softplus(raw + _SIGMA_SHIFT) + _SIGMA_LOWEST
 
 
 def _raw_moments(y: NDArray[Any]) -> list[float]:
     """Raw outputs whose mean and standard deviation are those of `y`."""
     spread = max(float(np.std(y)), 2 * _SIGMA_LOWEST) - _SIGMA_LOWEST
-    raw = math.log(math.expm1(spread)) - math.log(math.expm1(1 - _SIGMA_LOWEST))
+    raw = math.log(math.expm1(spread)) - _SIGMA_SHIFT
     return [float(np.mean(y)) / _MEAN_RATE, raw]
 
 
 def _degrees(raw: Tensor) -> Tensor:
     """Degrees of freedom, 6 at raw = 0: their inverse is bounded and moves evenly with raw."""
     low, high = _TAIL_BOUNDS
-    share = (1 / 6 - low) / (high - low)
-    return 1 / (low + (high - low) * torch.sigmoid(raw + math.log(share / (1 - share))))
+    return 1 / (low + (high - low) * torch.sigmoid(raw + _TAIL_SHIFT))
 
 
 def _log_density(t: Tensor, df: Tensor) -> Tensor:

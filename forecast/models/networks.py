@@ -3,21 +3,23 @@
 Beside the recurrent cells stand `mlp` and `linear`, which see the session's own features alone:
 the same inputs, head and training, so that what recurrence adds can be told.
 
-It knows nothing of Lightning, losses or prices. Axes: B batch, L time, F features, H horizons,
-P head parameters per horizon.
+It knows nothing of Lightning, losses or prices. Networks of one shape are read together: what one
+of them states does not depend on the others. Axes: K networks, N layers, B batch, L time,
+F features, U units, H horizons, P head parameters per horizon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from forecast.config import ForecastError
+from forecast.models.recurrence import compiles, read_layer
 
 State = Tensor | tuple[Tensor, Tensor]
 
@@ -36,7 +38,7 @@ class FeedForward(nn.Module):
     def forward(self, x_BLU: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         for number, layer in enumerate(self.layers):
             x_BLU = self.dropout(x_BLU) if number else x_BLU
-            x_BLU = torch.tanh(_linear(cast(nn.Linear, layer), x_BLU))
+            x_BLU = torch.tanh(_linear([cast(nn.Linear, layer)], x_BLU[None])[0])
         return x_BLU, x_BLU.new_empty(0)
 
 
@@ -48,6 +50,10 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
     "linear": FeedForward,
 }
 MEMORYLESS = ("mlp", "linear")
+KERNELS = ("auto", "torch", "fused")
+# Up to so many units the compiled recurrence is faster than torch's at every batch: measured by
+# benchmarks/recurrence.py, whose table is benchmarks/recurrence.md.
+FUSED_UNITS = {"rnn": 256, "lstm": 256, "gru": 256}
 
 
 class Network(nn.Module):
@@ -69,6 +75,9 @@ class Network(nn.Module):
         Also read out from the features of the session itself.
     bidirectional : bool
         Refused: see the error.
+    kernel : str
+        Of the recurrence on a CPU: `fused`, one compiled pass over time; `torch`, that of torch.nn;
+        `auto`, what is faster at the size of the network. The same numbers within rounding.
     start : sequence of sequences of float, optional
         Raw head parameters to start from, H × P: those of the training rows' own distribution,
         so that the first step begins at what is known without features.
@@ -91,6 +100,7 @@ class Network(nn.Module):
         input_dropout: float = 0.0,
         skip: bool = True,
         bidirectional: bool = False,
+        kernel: str = "auto",
         start: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
@@ -101,6 +111,8 @@ class Network(nn.Module):
                 "model.bidirectional=true would read the future: the backward pass gives the state "
                 "at a session from the sessions after it. Set it to false."
             )
+        if kernel not in KERNELS:
+            raise ForecastError(f"model.kernel={kernel!r} is unknown: choose {', '.join(KERNELS)}.")
         if hidden_size < 1 or layers < 1:
             raise ForecastError(
                 f"model.hidden_size={hidden_size} and model.layers={layers} must be 1 or more."
@@ -111,7 +123,7 @@ class Network(nn.Module):
         self.shape = (horizons, parameters)
         self.register_buffer("mean_F", torch.zeros(features))
         self.register_buffer("std_F", torch.ones(features))
-        self.memoryless = cell in MEMORYLESS
+        self.cell, self.kernel, self.memoryless = cell, kernel, cell in MEMORYLESS
         if cell == "linear":
             # The read-out is the model: nothing is hidden, and a skip would only repeat it.
             hidden_size, layers, dropout, skip = features, 0, 0.0, False
@@ -125,6 +137,7 @@ class Network(nn.Module):
             batch_first=True,
             dropout=dropout if layers > 1 else 0.0,
         )
+        self.layers = layers
         self.output_dropout = nn.Dropout(dropout)
         self.skip = nn.Linear(features, horizons * parameters, bias=False) if skip else None
         self.readout = nn.Linear(hidden_size, horizons * parameters)
@@ -153,37 +166,154 @@ class Network(nn.Module):
         Returns
         -------
         raw_BLHP : Tensor of shape (B, L − warmup, H, P)
-        state : Tensor, or a pair of them (LSTM)
+        state : Tensor (N, B, U), or a pair of them (LSTM)
         """
-        x_BLF = _same_at_every_session(self.input_dropout, self.standardise(x_BLF))
-        read_BLF = nn.functional.pad(x_BLF, (0, self.padding)) if self.padding else x_BLF
-        hidden_BLU, state = self.recurrence(read_BLF, state)
-        hidden_BLU = _same_at_every_session(self.output_dropout, hidden_BLU[:, warmup:])
-        raw = _linear(self.readout, hidden_BLU)
-        if self.skip is not None:
-            raw = raw + _linear(self.skip, x_BLF[:, warmup:])
-        return raw.unflatten(-1, self.shape), state
+        raw_KBLHP, (after,) = read_together(
+            [self], x_BLF[None], None if state is None else [state], warmup=warmup
+        )
+        return raw_KBLHP[0], after
+
+    def between(self, x_BLF: Tensor) -> Tensor | None:
+        """Dropout's mask between two layers, another one at every session."""
+        return _mask(self.output_dropout, x_BLF.new_empty(*x_BLF.shape[:2], self.recurrence_units))
+
+    def compiled(self, x: Tensor) -> bool:
+        """Whether compiled passes work on such numbers, and are wanted."""
+        return self.kernel != "torch" and compiles(x)
+
+    def fused(self, x: Tensor) -> bool:
+        """Whether the compiled recurrence reads such features."""
+        most = FUSED_UNITS.get(self.cell, 0)
+        wanted = self.recurrence_units <= most or (self.kernel == "fused" and most > 0)
+        return wanted and self.compiled(x)
+
+    @property
+    def recurrence_units(self) -> int:
+        return self.readout.in_features
 
 
-def _same_at_every_session(dropout: nn.Dropout, x_BLU: Tensor) -> Tensor:
-    """Dropout with one mask per window (Gal and Ghahramani 2016).
+class _Masks(NamedTuple):
+    """What is dropped from one network in one step; null where nothing is."""
+
+    features: Tensor | None  # (B, 1, F)
+    between: list[Tensor | None]  # (B, L, U), of each layer but the first its inputs
+    state: Tensor | None  # (B, 1, U)
+
+
+def read_together(
+    networks: Sequence[Network],
+    x_KBLF: Tensor,
+    states: Sequence[State] | None = None,
+    *,
+    warmup: int = 0,
+    seeds: Sequence[int] | None = None,
+) -> tuple[Tensor, list[State]]:
+    """`Network.forward` of K networks of one shape, each on windows of its own.
+
+    Parameters
+    ----------
+    states : of each network, as `forward` takes and gives them
+    seeds : of each network's dropout; by default it goes on with torch's own generator
+
+    Returns
+    -------
+    raw_KBLHP : Tensor of shape (K, B, L − warmup, H, P)
+    states : of each network
+    """
+    one = networks[0]
+    x_KBLF = torch.stack([n.standardise(x) for n, x in zip(networks, x_KBLF, strict=True)])
+    fused = one.fused(x_KBLF)
+    masks, hidden, after = [], [], []
+    for k, network in enumerate(networks):
+        if seeds is not None:
+            _seed(x_KBLF.device, seeds[k])
+        features = _mask(network.input_dropout, x_KBLF[k, :, :1])
+        between: list[Tensor | None] = []
+        if fused:
+            between = [network.between(x_KBLF[k]) for _ in range(1, network.layers)]
+        else:
+            x_BLF = x_KBLF[k] if features is None else x_KBLF[k] * features
+            read_BLF = nn.functional.pad(x_BLF, (0, network.padding)) if network.padding else x_BLF
+            hidden_BLU, state = network.recurrence(read_BLF, None if states is None else states[k])
+            hidden.append(hidden_BLU)
+            after.append(state)
+        state_mask = _mask(
+            network.output_dropout, x_KBLF.new_empty(len(x_KBLF[k]), 1, one.recurrence_units)
+        )
+        masks.append(_Masks(features, between, state_mask))
+    if masks[0].features is not None:
+        x_KBLF = x_KBLF * torch.stack([cast(Tensor, m.features) for m in masks])
+    if fused:
+        hidden_KBLU, after = _recurrence(networks, x_KBLF, states, [m.between for m in masks])
+    else:
+        hidden_KBLU = torch.stack(hidden)
+    hidden_KBLU = hidden_KBLU[:, :, warmup:]
+    if masks[0].state is not None:
+        hidden_KBLU = hidden_KBLU * torch.stack([cast(Tensor, m.state) for m in masks])
+    raw = _linear([n.readout for n in networks], hidden_KBLU)
+    if one.skip is not None:
+        raw = raw + _linear([cast(nn.Linear, n.skip) for n in networks], x_KBLF[:, :, warmup:])
+    return raw.unflatten(-1, one.shape), after
+
+
+def _recurrence(
+    networks: Sequence[Network],
+    x_KBLF: Tensor,
+    states: Sequence[State] | None,
+    between: Sequence[Sequence[Tensor | None]],
+) -> tuple[Tensor, list[State]]:
+    """The compiled recurrence, layer by layer; what `torch.nn.RNN` and its kin return."""
+    one = networks[0]
+    padding = one.padding
+    hidden = nn.functional.pad(x_KBLF, (0, padding)) if padding else x_KBLF
+    last: list[Tensor] = []
+    memories: list[Tensor] = []
+    for layer in range(one.layers):
+        if layer and between[0][layer - 1] is not None:
+            hidden = hidden * torch.stack([cast(Tensor, own[layer - 1]) for own in between])
+        state = memory = None
+        if states is not None and one.cell == "lstm":
+            state, memory = (torch.stack([s[i][layer] for s in states]) for i in (0, 1))
+        elif states is not None:
+            state = torch.stack([cast(Tensor, s)[layer] for s in states])
+        weights = [cast(nn.RNNBase, n.recurrence).all_weights[layer] for n in networks]
+        hidden, memory_KBU = read_layer(one.cell, hidden, weights, state, memory)
+        last.append(hidden[:, :, -1])
+        memories.append(memory_KBU)
+    state_KNBU = torch.stack(last, 1)
+    if one.cell != "lstm":
+        return hidden, list(state_KNBU)
+    return hidden, list(zip(state_KNBU, torch.stack(memories, 1), strict=True))
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    # The device's own generator: torch.manual_seed notes a stack trace for every other one.
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def _mask(dropout: nn.Dropout, like: Tensor) -> Tensor | None:
+    """Dropout's mask. One for a whole window (Gal and Ghahramani 2016) is drawn of one session.
 
     Masks that change at every session teach a recurrence to average over them, and to draw them
     costs as much as the recurrence itself.
     """
     if not dropout.training or dropout.p == 0:
-        return x_BLU
-    return x_BLU * dropout(torch.ones_like(x_BLU[:, :1]))
+        return None
+    return cast(Tensor, dropout(torch.ones_like(like)))
 
 
-def _linear(layer: nn.Linear, x_BLU: Tensor) -> Tensor:
-    """A linear layer as one product per window.
+def _linear(layers: Sequence[nn.Linear], x_KBLU: Tensor) -> Tensor:
+    """K linear layers, each as one product per window.
 
-    As a single product over B·L rows its weight gradient is a long sum that the matrix library
+    As a single product over B·L rows a weight's gradient is a long sum that the matrix library
     splits by the number of threads, and so would the bits of a trained network.
     """
-    y = torch.bmm(x_BLU, layer.weight.t().expand(len(x_BLU), -1, -1))
-    if layer.bias is None:
+    y = x_KBLU @ torch.stack([layer.weight.t() for layer in layers])[:, None]
+    if layers[0].bias is None:
         return y
+    bias = torch.stack([layer.bias for layer in layers])[:, None, None]
     # The gradient of a single bias is one long sum too, unless it is taken window by window.
-    return y + (layer.bias if layer.out_features > 1 else layer.bias.expand(len(y), 1, -1))
+    return y + (bias if y.shape[-1] > 1 else bias.expand(-1, y.shape[1], 1, -1))

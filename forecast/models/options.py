@@ -26,7 +26,9 @@ from forecast.models.named_heads import make_head, own_head_sha256
 from forecast.models.networks import Network
 from forecast.prices import OF_THE_PANEL
 
-MODEL = ("cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "bidirectional")
+MODEL = (
+    "cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "bidirectional", "kernel",
+)  # fmt: skip
 SCHEDULES = ("constant", "cosine", "linear")
 
 

@@ -19,16 +19,18 @@ from forecast.dataset.market import Market
 from forecast.forecasts import ForecastWriter
 from forecast.models.baselines import NAIVE, make_baselines, pooled
 from forecast.models.block import blocks
-from forecast.models.checkpoints import best_checkpoint
 from forecast.models.configured import Config, folds_of, make_task, panel_of
+from forecast.models.devices import resolve_device
 from forecast.models.ensemble import Ensemble
-from forecast.models.fit import fit_member
-from forecast.models.heads import Head, PositionHead
+from forecast.models.fit import fit_members
+from forecast.models.heads import POSITION, Head, PositionHead
 from forecast.models.loggers import make_logger
 from forecast.models.named_heads import make_head
 from forecast.models.options import TrainerOptions, loss_options
 from forecast.prices.frame import Prices
 from forecast.prices.simulated import Truth
+
+TOGETHER = 8  # members: more of them share no more
 
 
 def make_datamodule(
@@ -79,22 +81,35 @@ def fit_ensemble(
         "parameters": head.size,
         "start": [_start(head, np.clip(y[~np.isnan(y)], -clip, clip)) for y in targets.T],
     }
-    for member in range(config["ensemble"]):
-        line = fit_member(
+    options = TrainerOptions(**config["trainer"])
+    size = together(config, options)
+    for first in range(0, config["ensemble"], size):
+        members = range(first, min(first + size, config["ensemble"]))
+        loggers = [make_logger(config["logger"], folder, member) for member in members]
+        lines = fit_members(
             datamodule,
             folder=folder,
-            member=member,
+            members=members,
             network=network,
             head=config["head"],
             optimizer=config["optimizer"],
             loss=loss_options(config),
-            options=TrainerOptions(**config["trainer"]),
-            logger=make_logger(config["logger"], folder, member),
-            start=None if start is None else best_checkpoint(start, member),
+            options=options,
+            loggers=[logger for logger in loggers if logger],
+            start=start,
             progress=progress,
         )
-        if line:
+        for line in lines:
             say(line)
+
+
+def together(config: Config, options: TrainerOptions) -> int:
+    """Members that are trained at once: on one CPU all of an ensemble, up to `TOGETHER`.
+
+    It decides how long an ensemble takes and nothing else; measured by benchmarks/recurrence.py.
+    """
+    alone = config["head"]["name"] == POSITION or options.devices > 1
+    return 1 if alone or resolve_device(options.accelerator) != "cpu" else TOGETHER
 
 
 def _start(head: Head | PositionHead, y: np.ndarray) -> list[float]:

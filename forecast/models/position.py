@@ -31,7 +31,7 @@ _LEAST_DEVIATION = 1e-6  # of a session's return: keeps the slope finite where n
 
 
 class PositionForecaster(Forecaster):
-    """Trains one member of a network with a `PositionHead`.
+    """Trains one member with a `PositionHead`; batches of several could not be of the same dates.
 
     Parameters
     ----------
@@ -54,17 +54,16 @@ class PositionForecaster(Forecaster):
         # From one session before the loss begins, whose position is the first to be traded away
         # from: a window that started from nothing would pay for it each time.
         before = self.warmup - 1
-        raw_BLHP, _ = self.network(batch.x_BLF, warmup=before)
+        (raw_BLHP,), batch = self.read(batch, before), batch.only()
         weight_BL = self._weights(raw_BLHP, batch, before)
-        return -self._sharpe(*self._by_date(weight_BL[:, 1:], weight_BL[:, :-1], batch))
+        return -self._sharpe(*self._by_date(weight_BL[:, 1:], weight_BL[:, :-1], batch))[None]
 
     def on_validation_epoch_start(self) -> None:
         self._sums = torch.zeros(2, self.dates, device=self.device)
 
     def validation_step(self, step: CarriedBatch, index: int) -> None:
         """Add up the returns of the carried pass by date, over all blocks of symbols."""
-        state = None if step.first else self._state
-        raw_BLHP, self._state = self.network(step.x_BLF, state)
+        (raw_BLHP,) = self.carry(step)
         weight_BL = self._weights(raw_BLHP, step.batch, 0)
         held_B1 = torch.zeros_like(weight_BL[:, :1]) if step.first else self._held_B1
         self._held_B1 = weight_BL[:, -1:]
@@ -72,9 +71,8 @@ class PositionForecaster(Forecaster):
             before_BL = torch.cat([held_B1, weight_BL[:, :-1]], dim=1)
             self._sums += torch.stack(self._by_date(weight_BL, before_BL, step.batch))
 
-    def on_validation_epoch_end(self) -> None:
-        self._state = None
-        self.log("validation_loss", -self._sharpe(*self._sums), prog_bar=True)
+    def validation_losses(self) -> Tensor:
+        return -self._sharpe(*self._sums)[None]
 
     def _weights(self, raw_BLHP: Tensor, batch: Batch, first: int) -> Tensor:
         assert batch.full_BL is not None
