@@ -13,14 +13,6 @@ from typing import NamedTuple
 from forecast.models.vectors import Vector, fma, from_sigmoid, sigmoids, tanh
 
 
-class Part(NamedTuple):
-    """Sums that read the same columns of [features, 1, state before]."""
-
-    sums: tuple[int, ...]  # which of the cell's
-    features: bool
-    state: bool
-
-
 class Forward(NamedTuple):
     state: Vector
     memory: Vector | None  # the LSTM's second state
@@ -34,31 +26,33 @@ class Backward(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Names of its gates in torch's order, and which of its sums each of them is."""
+    """What a cell takes sums of: products of weights with the features, and with the state before.
 
-    gates: tuple[int, ...]  # sum of each of torch's gates, of the features
-    state_gates: tuple[int, ...]  # and of the state
-    parts: tuple[Part, ...]
+    Attributes
+    ----------
+    gates, state_gates : for each of torch's gates, the sum that its weights by the features, and
+        by the state, belong to.
+    of_features, of_state : from which sum to which these products are of; they are neighbours.
+    memory : whether there is a second state.
+    """
+
+    gates: tuple[int, ...]
+    state_gates: tuple[int, ...]
+    of_features: range
+    of_state: range
     memory: bool
 
     @property
     def sums(self) -> int:
-        return 1 + max(max(part.sums) for part in self.parts)
-
-    @property
-    def state_sums(self) -> tuple[int, int]:
-        """First and one past the last of the sums that read the state; they are neighbours."""
-        sums = next(part.sums for part in self.parts if part.state)
-        return sums[0], sums[-1] + 1
+        return self.of_state.stop
 
 
-RNN = Cell((0,), (0,), (Part((0,), True, True),), False)
-LSTM = Cell((0, 1, 2, 3), (0, 1, 2, 3), (Part((0, 1, 2, 3), True, True),), True)
-# Sums of a GRU: candidate of the features, reset, update, candidate of the state.
-GRU = Cell(
-    (1, 2, 0), (1, 2, 3), (Part((0, 1, 2), True, False), Part((1, 2, 3), False, True)), False
-)
-CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+CELLS = {
+    "rnn": Cell((0,), (0,), range(1), range(1), False),
+    "lstm": Cell((0, 1, 2, 3), (0, 1, 2, 3), range(4), range(4), True),
+    # Candidate of the features, reset, update, candidate of the state.
+    "gru": Cell((1, 2, 0), (1, 2, 3), range(3), range(1, 4), False),
+}
 
 
 def forward(

@@ -1,17 +1,20 @@
 """Recurrences over time, compiled: a few windows at a time, all state in the first-level cache.
 
-The sums of a session are products of a row [features, 1, state before] with the weights. They are
-taken for a tile of rows and one vector of units of every gate at once, in registers, and the
-cell's equations follow on the same registers; nothing but states and gates touches memory. A row's
-numbers do not depend on the tile it is in, so they do not depend on threads.
+The sums of a session are products of the weights with its features and with the state before. They
+are taken for a tile of windows and one vector of units of every gate at once, in registers, and the
+cell's equations follow on the same registers; nothing but states and gates touches memory. A
+window's numbers do not depend on the tile it is in, so they do not depend on threads.
 
-Memory, in numbers; T sessions, U units rounded up to whole vectors:
+Memory, in numbers; T sessions, F features, U units rounded up to whole vectors:
 
-- rows (windows, T + 1, width): [0 …, features, 1, state before], the state in the last U
+- features (windows, T, F), in any order of windows and sessions
+- states (windows, T + 1, U): the state before each session, and the last
 - kept (windows, T + 1, sums · U): what the way back needs, then derivatives by the sums
 - memory (windows, T + 1, U): of the LSTM, the memory before each session
 - weights: in the order in which they are read
-- gradient (width, sums · U): by the weights; only columns and sums that belong together count
+- slopes (windows, T, U): derivatives of the loss by the states
+- carry, memory_carry (windows, U): derivatives by state and memory, handed from session to session
+- gradient (F + 1 + U, sums · U): by weights of the features, constants, and weights of the state
 """
 
 from __future__ import annotations
@@ -46,16 +49,17 @@ MOST_ROWS = 12  # of a tile: enough to hide the latency of a product
 LARGEST_GROUP = 4  # vectors of units that are worked on together where gates are few
 
 SESSIONS = 8  # after so many the way back adds to the gradient, while they lie in the cache
-COLUMNS = 8  # of a row: the gradient's tiles begin at their multiples
 
-POINTERS = ("rows", "kept", "memory", "weights", "slopes", "carry", "memory_carry", "gradient")
-SIZES = (
-    "windows", "sessions", "features", "units", "rows_window", "rows_step", "kept_window",
-    "kept_step", "memory_window", "memory_step", "slopes_window", "slopes_step",
+POINTERS = (
+    "features", "states", "kept", "memory", "weights", "slopes", "carry", "memory_carry",
+    "gradient",
 )  # fmt: skip
-# What moves with the session and the window.
-STEPPED = {"rows": "rows", "kept": "kept", "memory": "memory", "slopes": "slopes"}
-CARRIED = ("carry", "memory_carry")  # (windows, U)
+STEPPED = ("features", "states", "kept", "memory", "slopes")  # move with window and session
+CARRIED = ("carry", "memory_carry")  # with the window
+SIZES = (
+    "windows", "sessions", "inputs", "units",
+    *(f"{name}_{axis}" for name in STEPPED for axis in ("window", "step")),
+)  # fmt: skip
 
 
 class Kernels(NamedTuple):
@@ -167,9 +171,9 @@ class _Pass:
     ) -> Arguments:
         """The arguments seen from a window and a session."""
         moved = dict(a)
-        for name, step in STEPPED.items():
-            first = code.times(window, a[f"{step}_window"])
-            moved[name] = code.at(a[name], first, code.times(session, a[f"{step}_step"]))
+        for name in STEPPED:
+            first = code.times(window, a[f"{name}_window"])
+            moved[name] = code.at(a[name], first, code.times(session, a[f"{name}_step"]))
         for name in CARRIED:
             moved[name] = code.at(a[name], code.times(window, a["units"]))
         return moved
@@ -181,7 +185,7 @@ class _Pass:
         rows: list[ir.Value],
         weights: ir.Value,
         count: ir.Value,
-        chosen: tuple[int, ...],
+        chosen: range,
     ) -> list[list[list[Vector]]]:
         """Add `count` products to sums[row][vector of units][chosen], which stay in registers.
 
@@ -231,51 +235,52 @@ class _Forward(_Pass):
 
     @property
     def most(self) -> int:
-        sums = self.equations.sums * self.together
-        widest = max(len(part.sums) for part in self.equations.parts) * self.together
-        return _rows_that_fit(sums, widest)
+        own = self.equations
+        weights = max(len(own.of_features), len(own.of_state))
+        return _rows_that_fit(own.sums * self.together, weights * self.together)
 
     def tile(self, code: Code, a: Arguments, rows: int) -> None:
-        own, together, lanes = self.equations, self.together, code.lanes
-        one = code.builder.sub(code.builder.sub(a["rows_step"], a["units"]), code.index(1))
-        row = [code.at(a["rows"], code.times(a["rows_window"], r)) for r in range(rows)]
-        kept = [code.at(a["kept"], code.times(a["kept_window"], r)) for r in range(rows)]
-        memory = [code.at(a["memory"], code.times(a["memory_window"], r)) for r in range(rows)]
-        parts = []
-        size: ir.Value | int = 0
-        for part in own.parts:
-            count = code.index(1)
-            if part.features:
-                count = code.plus(count, a["features"])
-            if part.state:
-                count = code.plus(count, a["units"])
-            first = code.builder.sub(one, a["features"]) if part.features else one
-            parts.append((part.sums, first, count, size))
-            size = code.plus(size, code.times(count, len(part.sums) * together * lanes))
-        groups = code.builder.sdiv(a["units"], code.index(together * lanes))
-        with code.loop(groups) as group:
+        own, together = self.equations, self.together
+        width = together * code.lanes
+        features, states, kept, memory = (
+            [code.at(a[name], code.times(a[f"{name}_window"], r)) for r in range(rows)]
+            for name in ("features", "states", "kept", "memory")
+        )
+        of_features = code.index(own.sums * width)
+        of_state = code.plus(of_features, code.times(a["inputs"], len(own.of_features) * width))
+        size = code.plus(of_state, code.times(a["units"], len(own.of_state) * width))
+        with code.loop(code.builder.sdiv(a["units"], code.index(width))) as group:
             weights = code.at(a["weights"], code.times(group, size))
-            zero = code.constant(0.0)
-            sums = [[[zero] * own.sums for _ in range(together)] for _ in range(rows)]
-            for chosen, first, count, offset in parts:
-                places = [code.at(r, first) for r in row]
-                sums = self.products(code, sums, places, code.at(weights, offset), count, chosen)
+            constants = [
+                [
+                    code.load(code.at(weights, (unit * own.sums + s) * code.lanes))
+                    for s in range(own.sums)
+                ]
+                for unit in range(together)
+            ]
+            sums = [constants for _ in range(rows)]
+            for numbers, count, chosen, offset in (
+                (features, a["inputs"], own.of_features, of_features),
+                (states, a["units"], own.of_state, of_state),
+            ):
+                place = code.at(weights, offset)
+                sums = self.products(code, sums, numbers, place, count, chosen)
             for r in range(rows):
                 for unit in range(together):
-                    place = code.plus(code.times(group, together * lanes), unit * lanes)
-                    state = code.plus(code.plus(one, 1), place)
-                    after = code.at(memory[r], a["memory_step"], place)
+                    place = code.plus(code.times(group, width), unit * code.lanes)
                     made = forward(
                         self.cell,
                         sums[r][unit],
-                        code.load(code.at(row[r], state)) if self.cell == "gru" else None,
+                        code.load(code.at(states[r], place)) if self.cell == "gru" else None,
                         code.load(code.at(memory[r], place)) if own.memory else None,
                     )
-                    code.store(made.state, code.at(row[r], a["rows_step"], state))
+                    code.store(made.state, code.at(states[r], a["states_step"], place))
                     if made.memory is not None:
-                        code.store(made.memory, after)
+                        code.store(made.memory, code.at(memory[r], a["memory_step"], place))
                     for s, value in enumerate(made.kept):
-                        code.store(value, code.at(kept[r], code.times(a["units"], s), place))
+                        here = code.at(kept[r], code.times(a["units"], s), place)
+                        code.store(value, here)
+                        code.prefetch(code.at(here, a["kept_step"]), write=True)
 
 
 class _Backward(_Pass):
@@ -299,48 +304,89 @@ class _Backward(_Pass):
             builder.call(function, list(moved.values()))
 
     def gradient(self, code: Code, a: Arguments) -> None:
-        """Add the products of derivatives and rows of some sessions of all windows."""
-        own, front = self.equations, code.builder.sub(a["rows_step"], a["units"])
-        first = code.builder.sub(front, code.plus(a["features"], 1))
-        first = code.times(code.builder.sdiv(first, code.index(COLUMNS)), COLUMNS)
-        low, high = own.state_sums
-        self.block(code, a, first, front, 0, own.sums)
-        self.block(code, a, front, a["rows_step"], low, high)
+        """Add the products of derivatives with features, 1 and states, of some sessions."""
+        own, width = self.equations, code.times(a["units"], self.equations.sums)
+        ones = code.at(a["gradient"], code.times(a["inputs"], width))
+        self.block(code, a, a["features"], "features", a["inputs"], a["gradient"], own.of_features)
+        self.block(code, a, None, "", code.index(1), ones, range(own.sums))
+        after = code.at(ones, width)
+        self.block(code, a, a["states"], "states", a["units"], after, own.of_state)
 
     def block(
-        self, code: Code, a: Arguments, first: ir.Value, last: ir.Value, low: int, high: int
+        self,
+        code: Code,
+        a: Arguments,
+        numbers: ir.Value | None,
+        name: str,
+        count: ir.Value,
+        gradient: ir.Value,
+        chosen: range,
     ) -> None:
-        """The gradient of some sums by some columns, a tile in registers at a time."""
+        """The gradient of some sums by so many columns of numbers, a tile in registers at a time.
+
+        Without numbers they are all 1.
+        """
         builder, lanes = code.builder, code.lanes
-        # Registers hold a tile of 4 vectors of sums by 4 columns, or fewer vectors by 8.
-        group = self.group if high - low == 1 or self.group * (high - low) > 4 else high - low
-        group = 2 if group == 4 and processor().registers < 32 else group
-        columns = 4 if group > 3 or processor().registers < 32 else COLUMNS
-        vectors = code.times(a["units"], high - low)
-        with (
-            code.loop(builder.sdiv(vectors, code.index(group * lanes))) as number,
-            code.loop(builder.sdiv(builder.sub(last, first), code.index(columns))) as place,
-        ):
-            at = code.plus(code.times(number, group * lanes), code.times(a["units"], low))
-            column = code.plus(first, code.times(place, columns))
-            width = code.times(a["units"], self.equations.sums)
-            totals = [
-                code.at(a["gradient"], code.times(code.plus(column, c), width), at)
-                for c in range(columns)
-            ]
-            held = [[code.variable(code.constant(0.0)) for _ in range(group)] for _ in totals]
-            with code.loop(a["windows"]) as window, code.loop(a["sessions"]) as session:
-                moved = self.moved(code, a, window, session)
-                row, by_sums = code.at(moved["rows"], column), code.at(moved["kept"], at)
-                slopes = [code.load(code.at(by_sums, v * lanes)) for v in range(group)]
-                for c, own in enumerate(held):
-                    number_ = code.spread(code.at(row, c))
-                    for variable, slope in zip(own, slopes, strict=True):
-                        variable.set(fma(number_, slope, variable.get()))
-            for total, own in zip(totals, held, strict=True):
-                for v, variable in enumerate(own):
-                    here = code.at(total, v * lanes)
-                    code.store(code.load(here) + variable.get(), here)
+        few = processor().registers < 32
+        # A tile is 4 vectors of sums by 4 columns, or fewer vectors by 8.
+        group = len(chosen) if len(chosen) > 1 else self.group
+        group = 2 if group == 4 and few else group
+        least = 4 if group > 3 or few else 8
+        vectors = code.times(a["units"], len(chosen))
+        done: ir.Value = code.index(0)
+        for columns in (least, 1):
+            tiles = builder.sdiv(builder.sub(count, done), code.index(columns))
+            with (
+                code.loop(builder.sdiv(vectors, code.index(group * lanes))) as number,
+                code.loop(tiles) as tile,
+            ):
+                column = code.plus(done, code.times(tile, columns))
+                at = code.plus(
+                    code.times(number, group * lanes), code.times(a["units"], chosen.start)
+                )
+                self.outer(code, a, numbers, name, column, at, gradient, columns, group)
+            done = code.plus(done, code.times(tiles, columns))
+
+    def outer(
+        self,
+        code: Code,
+        a: Arguments,
+        numbers: ir.Value | None,
+        name: str,
+        column: ir.Value,
+        at: ir.Value,
+        gradient: ir.Value,
+        columns: int,
+        group: int,
+    ) -> None:
+        """One tile: the sum over windows and sessions of columns by vectors of derivatives."""
+        width = code.times(a["units"], self.equations.sums)
+        held = [[code.variable(code.constant(0.0)) for _ in range(group)] for _ in range(columns)]
+        with code.loop(a["windows"]) as window, code.loop(a["sessions"]) as session:
+            slopes = code.at(
+                a["kept"],
+                code.times(window, a["kept_window"]),
+                code.times(session, a["kept_step"]),
+                at,
+            )
+            row = None
+            if numbers is not None:
+                row = code.at(
+                    numbers,
+                    code.times(window, a[f"{name}_window"]),
+                    code.times(session, a[f"{name}_step"]),
+                    column,
+                )
+            by_sums = [code.load(code.at(slopes, v * code.lanes)) for v in range(group)]
+            for c, own in enumerate(held):
+                number = code.constant(1.0) if row is None else code.spread(code.at(row, c))
+                for variable, slope in zip(own, by_sums, strict=True):
+                    variable.set(fma(number, slope, variable.get()))
+        for c, own in enumerate(held):
+            total = code.at(gradient, code.times(code.plus(column, c), width), at)
+            for v, variable in enumerate(own):
+                here = code.at(total, v * code.lanes)
+                code.store(code.load(here) + variable.get(), here)
 
     @property
     def most(self) -> int:
@@ -348,14 +394,12 @@ class _Backward(_Pass):
 
     def tile(self, code: Code, a: Arguments, rows: int) -> None:
         own, lanes = self.equations, code.lanes
-        front = code.builder.sub(a["rows_step"], a["units"])
-        low, high = own.state_sums
         with (
             code.loop(rows) as r,
             code.loop(code.builder.sdiv(a["units"], code.index(lanes))) as unit,
         ):
             place = code.times(unit, lanes)
-            row = code.at(a["rows"], code.times(a["rows_window"], r), front, place)
+            before = code.at(a["states"], code.times(a["states_window"], r), place)
             kept = code.at(a["kept"], code.times(a["kept_window"], r), place)
             memory = code.at(a["memory"], code.times(a["memory_window"], r), place)
             carry, memory_carry = (
@@ -363,12 +407,22 @@ class _Backward(_Pass):
             )
             slopes = code.at(a["slopes"], code.times(a["slopes_window"], r), place)
             places = [code.at(kept, code.times(a["units"], s)) for s in range(own.sums)]
+            # Sessions of all windows lie far apart: too many streams for the processor to foresee.
+            for name, addresses in (
+                ("kept", places),
+                ("slopes", [slopes]),
+                ("memory", [memory] if own.memory else []),
+                ("states", [before]),
+            ):
+                back = code.times(a[f"{name}_step"], -1)
+                for address in addresses:
+                    code.prefetch(code.at(address, back))
             made = backward(
                 self.cell,
                 code.load(slopes) + code.load(carry),
                 [code.load(p) for p in places] if self.cell != "rnn" else [],
-                state=code.load(code.at(row, a["rows_step"])),
-                before=code.load(row),
+                state=code.load(code.at(before, a["states_step"])),
+                before=code.load(before),
                 memory=code.load(code.at(memory, a["memory_step"])) if own.memory else None,
                 memory_before=code.load(memory) if own.memory else None,
                 memory_slope=code.load(memory_carry) if own.memory else None,
@@ -378,7 +432,7 @@ class _Backward(_Pass):
             code.store(made.state or code.constant(0.0), carry)
             if made.memory is not None:
                 code.store(made.memory, memory_carry)
-        count = code.times(a["units"], high - low)
+        count = code.times(a["units"], len(own.of_state))
         with code.loop(code.builder.sdiv(a["units"], code.index(self.group * lanes))) as group:
             first = code.times(group, self.group * lanes)
             carries = [
@@ -387,12 +441,12 @@ class _Backward(_Pass):
                 for r in range(rows)
             ]  # fmt: skip
             sums = [[[code.load(place)] for place in row_] for row_ in carries]
+            first_sum = code.times(a["units"], own.of_state.start)
             numbers = [
-                code.at(a["kept"], code.times(a["kept_window"], r), code.times(a["units"], low))
-                for r in range(rows)
+                code.at(a["kept"], code.times(a["kept_window"], r), first_sum) for r in range(rows)
             ]
             weights = code.at(a["weights"], code.times(count, first))
-            sums = self.products(code, sums, numbers, weights, count, (0,))
+            sums = self.products(code, sums, numbers, weights, count, range(1))
             for places_, row_ in zip(carries, sums, strict=True):
                 for place, values in zip(places_, row_, strict=True):
                     code.store(values[0], place)

@@ -8,6 +8,7 @@ Axes: K networks, B windows, L time, F features, U units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -31,13 +32,12 @@ def compiles(x: Tensor) -> bool:
 
 
 class Layout(NamedTuple):
-    """Sizes of a pass and of a row [0 …, features, 1, state]."""
+    """Sizes of a pass."""
 
     cell: str
     features: int
     units: int
     padded: int  # units, in whole vectors
-    front: int  # first column of the state
     lanes: int
     group: int
 
@@ -45,21 +45,12 @@ class Layout(NamedTuple):
     def equations(self) -> Cell:
         return CELLS[self.cell]
 
-    @property
-    def first(self) -> int:
-        """Column of the first feature; behind the last one stands the 1."""
-        return self.front - 1 - self.features
-
-    @property
-    def width(self) -> int:
-        return self.front + self.padded
-
 
 def layout_of(cell: str, features: int, units: int, dtype: torch.dtype) -> Layout:
     """The layout of a layer."""
     lanes = processor().bits // (8 * REALS[DTYPES[dtype]].bytes)
-    padded, front = (-(-n // lanes) * lanes for n in (units, features + 1))
-    return Layout(cell, features, units, padded, front, lanes, group_of(padded, lanes))
+    padded = -(-units // lanes) * lanes
+    return Layout(cell, features, units, padded, lanes, group_of(padded, lanes))
 
 
 class Order(NamedTuple):
@@ -85,57 +76,58 @@ class Order(NamedTuple):
 def order_of(layout: Layout) -> Order:
     """The order of weights in which the kernels read them."""
     cell, u, f, p = layout.equations, layout.units, layout.features, layout.padded
-    gates, lanes = len(cell.gates), layout.lanes
-    sizes = np.cumsum([0, gates * u * f, gates * u * u, gates * u, gates * u])
-    zero = int(sizes[-1])
-    ih, hh, bias_ih, bias_hh = (
+    gates, columns = len(cell.gates), layout.features + 1 + layout.padded
+    shapes = ((gates, u, f), (gates, u, u), (gates, u), (gates, u))
+    ends = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
+    zero = int(ends[-1])
+    weights = [
         np.arange(low, high).reshape(shape)
-        for low, high, shape in zip(
-            sizes[:-1], sizes[1:], ((gates, u, f), (gates, u, u), (gates, u), (gates, u)),
-            strict=True,
-        )
-    )  # fmt: skip
-    # Weights and their places in the gradient: of all sums by the columns of a row.
-    whole = np.full((2, cell.sums, p, layout.width), zero)
-    place = np.arange(layout.width * cell.sums * p).reshape(layout.width, cell.sums, p)
-    places = [np.empty_like(a) for a in (ih, hh, bias_ih, bias_hh)]
-    features, one = slice(layout.first, layout.front - 1), layout.front - 1
-    state = slice(layout.front, layout.front + u)
+        for low, high, shape in zip(ends[:-1], ends[1:], shapes, strict=True)
+    ]
+    # Weights, constants and their places in the gradient: of all sums by [features, 1, state].
+    whole = np.full((2, cell.sums, p, columns), zero)
+    place = np.arange(columns * cell.sums * p).reshape(columns, cell.sums, p)
+    places = [np.empty_like(a) for a in weights]
     for gate, (s, t) in enumerate(zip(cell.gates, cell.state_gates, strict=True)):
-        whole[0, s, :u, features], whole[0, t, :u, state] = ih[gate], hh[gate]
-        whole[0, s, :u, one], whole[int(s == t), t, :u, one] = bias_ih[gate], bias_hh[gate]
-        places[0][gate], places[1][gate] = place[features, s, :u].T, place[state, t, :u].T
-        places[2][gate], places[3][gate] = place[one, s, :u], place[one, t, :u]
+        state = slice(f + 1, f + 1 + u)
+        whole[0, s, :u, :f], whole[0, t, :u, state] = weights[0][gate], weights[1][gate]
+        # Where a sum has two constants they are added.
+        whole[0, s, :u, f], whole[int(s == t), t, :u, f] = weights[2][gate], weights[3][gate]
+        places[0][gate], places[1][gate] = place[:f, s, :u].T, place[state, t, :u].T
+        places[2][gate], places[3][gate] = place[f, s, :u], place[f, t, :u]
     together = layout.group if cell.sums == 1 else 1
-    read: list[list[np.ndarray]] = [[], []]
-    for part in cell.parts:
-        columns = slice(
-            layout.first if part.features else one, None if part.state else layout.front
-        )
-        for several, parts in zip(whole, read, strict=True):
-            chosen = several[part.sums[0] : part.sums[-1] + 1, :, columns].copy()
-            if not part.features:  # a bias counts once, where the features are read
-                chosen[[i for i, s in enumerate(part.sums) if s in cell.parts[0].sums], :, 0] = zero
+
+    def read(whole: np.ndarray) -> Tensor:
+        """Group of units by group: constants, weights of the features, weights of the state."""
+        parts = []
+        for sums, column in (
+            (range(cell.sums), slice(f, f + 1)),
+            (cell.of_features, slice(f)),
+            (cell.of_state, slice(f + 1, None)),
+        ):
             # (sums, blocks, units together, lanes, columns)
-            chosen = chosen.reshape(len(chosen), -1, together, lanes, chosen.shape[-1])
-            parts.append(chosen.transpose(1, 4, 2, 0, 3).reshape(p // (lanes * together), -1))
-    low, high = cell.state_sums
-    back = whole[0, low:high, :, layout.front :].reshape((high - low) * p, -1, layout.group * lanes)
-    low, high = cell.parts[0].sums[0], cell.parts[0].sums[-1] + 1
-    first, second = (torch.from_numpy(np.concatenate(parts, 1).reshape(-1)) for parts in read)
+            chosen = whole[sums.start : sums.stop, :, column]
+            chosen = chosen.reshape(len(sums), -1, together, layout.lanes, chosen.shape[-1])
+            parts.append(chosen.transpose(1, 4, 2, 0, 3).reshape(chosen.shape[1], -1))
+        return torch.from_numpy(np.concatenate(parts, 1).reshape(-1))
+
+    back = whole[0, cell.of_state.start : cell.of_state.stop, :, f + 1 :]
+    back = back.reshape(len(cell.of_state) * p, -1, layout.group * layout.lanes)
+    of_features = whole[0, cell.of_features.start : cell.of_features.stop, :, :f]
     return Order(
-        first,
-        second,
+        read(whole[0]),
+        read(whole[1]),
         torch.from_numpy(back.transpose(1, 0, 2).reshape(-1).copy()),
-        torch.from_numpy(whole[0, low:high, :, features].reshape(-1, f).copy()),
+        torch.from_numpy(of_features.reshape(-1, f).copy()),
         torch.from_numpy(np.concatenate([a.reshape(-1) for a in places])),
     )
 
 
 class Pass(NamedTuple):
-    """What the way forward leaves: see `kernels`; each with axes K, B."""
+    """What a way works on: see `kernels`; each with axes K, B."""
 
-    rows: Tensor
+    features: Tensor
+    states: Tensor
     kept: Tensor
     memory: Tensor
 
@@ -158,8 +150,8 @@ def _run(
     gradient: Tensor | None = None,
 ) -> None:
     """Call a kernel on blocks of the windows of all networks, on torch's number of threads."""
-    networks, windows = made.rows.shape[:2]
-    size = made.rows.element_size()
+    networks, windows = made.states.shape[:2]
+    size = made.states.element_size()
 
     def of(tensor: Tensor | None, k: int, place: int) -> int:
         if tensor is None:
@@ -180,10 +172,7 @@ def _run(
             sessions,
             layout.features,
             layout.padded,
-            *step(made.rows),
-            *step(made.kept),
-            *step(made.memory),
-            *step(slopes),
+            *(number for tensor in (*made, slopes) for number in step(tensor)),
         )
 
     def share(tasks: Sequence[tuple[int, int]]) -> None:
@@ -215,19 +204,16 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         cell, order = layout.equations, order_of(layout)
         k, b, length, _ = x.shape
-        p, front = layout.padded, layout.front
+        p, u = layout.padded, layout.units
+        x = x if x.stride(-1) == 1 else x.contiguous()
         zero = x.new_zeros(1)
-        pieces = [w.reshape(-1) for w in weights]
-        each = len(pieces) // k
-        flat = torch.cat([t for i in range(k) for t in (*pieces[i * each : (i + 1) * each], zero)])
-        flat = flat.view(k, -1)
-        rows = x.new_empty(k, b, length + 1, layout.width)
-        rows[:, :, :length, layout.first : front - 1] = x
-        rows[:, :, :length, front - 1] = 1
-        if state is None:
-            rows[:, :, 0, front:] = 0
-        else:
-            rows[:, :, 0, front:] = nn.functional.pad(state, (0, p - layout.units))
+        each = len(weights) // k
+        pieces = [(*weights[i * each : (i + 1) * each], zero) for i in range(k)]
+        flat = torch.cat([w.reshape(-1) for own in pieces for w in own]).view(k, -1)
+        states = x.new_empty(k, b, length + 1, p)
+        states[:, :, 0] = 0
+        if state is not None:
+            states[:, :, 0, :u] = state
         steps = length + 1 if remember else 1
         # Steps of a power of two would meet in few places of the cache.
         kept = x.new_empty(k, b, steps, cell.sums * p + layout.lanes)
@@ -235,24 +221,23 @@ class _Layer(torch.autograd.Function):
         if cell.memory:
             memories[:, :, 0] = 0
             if memory is not None:
-                memories[:, :, 0, : layout.units] = memory
-        made = Pass(rows, kept, memories)
+                memories[:, :, 0, :u] = memory
+        made = Pass(x, states, kept, memories)
         if not remember:  # one session's place, written again and again
-            made = Pass(rows, _still(kept), _still(memories))
+            made = Pass(x, states, _still(kept), _still(memories))
         kernel = kernels(layout.cell, DTYPES[x.dtype], layout.group)
         packed = flat.index_select(1, order.forward) + flat.index_select(1, order.more)
         _run(kernel.forward, layout, made, packed, length)
-        ctx.layout, ctx.made, ctx.flat, ctx.length = layout, made, flat, length
+        ctx.layout, ctx.made, ctx.flat = layout, made, flat
         ctx.shapes = [w.shape for w in weights[:each]]
-        hidden = rows[:, :, 1:, front : front + layout.units]
-        last = memories[:, :, -1, : layout.units] if cell.memory else zero
-        return hidden, last
+        last = memories[:, :, -1, :u] if cell.memory else zero
+        return states[:, :, 1:, :u], last
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        layout, made, length, flat = ctx.layout, ctx.made, ctx.length, ctx.flat
+        layout, made, flat = ctx.layout, ctx.made, ctx.flat
         cell, order = layout.equations, order_of(layout)
-        k, b = made.rows.shape[:2]
+        k, b, length, f = made.features.shape
         p, u = layout.padded, layout.units
         by_hidden, by_memory = slopes
         if u != p or by_hidden.stride(-1) != 1:
@@ -261,7 +246,7 @@ class _Layer(torch.autograd.Function):
         memory_carry = by_hidden.new_zeros(k, b, p)
         if cell.memory:
             memory_carry[..., :u] = by_memory
-        gradient = by_hidden.new_zeros(k, -(-b // TOGETHER), layout.width, cell.sums * p)
+        gradient = by_hidden.new_zeros(k, -(-b // TOGETHER), f + 1 + p, cell.sums * p)
         kernel = kernels(layout.cell, DTYPES[carry.dtype], layout.group)
         _run(
             kernel.backward, layout, made, flat.index_select(1, order.backward), length,
@@ -274,9 +259,8 @@ class _Layer(torch.autograd.Function):
         ]
         by_x = None
         if ctx.needs_input_grad[2]:
-            low, high = cell.parts[0].sums[0], cell.parts[0].sums[-1] + 1
-            of_features = flat[:, order.of_features]
-            by_x = made.kept[:, :, :length, low * p : high * p] @ of_features[:, None]
+            sums = slice(cell.of_features.start * p, cell.of_features.stop * p)
+            by_x = made.kept[:, :, :length, sums] @ flat[:, order.of_features][:, None]
         return (
             None,
             None,

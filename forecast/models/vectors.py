@@ -93,6 +93,16 @@ class Code:
     def store(self, vector: Vector, address: ir.Value) -> None:
         self.builder.store(vector.value, address, align=self.real.bytes)
 
+    def prefetch(self, address: ir.Value, *, write: bool = False) -> None:
+        """Bring a line of memory near before it is needed; any address is harmless."""
+        whole, number = "llvm.prefetch.p0", ir.IntType(32)
+        module = self.builder.module
+        function = module.globals.get(whole) or ir.Function(
+            module, ir.FunctionType(ir.VoidType(), [POINTER, number, number, number]), whole
+        )
+        arguments = [ir.Constant(number, n) for n in (int(write), 2, 1)]
+        self.builder.call(function, [address, *arguments])
+
     def spread(self, address: ir.Value) -> Vector:
         """One number from memory in all lanes."""
         value = self.builder.load(address, typ=self.real.type, align=self.real.bytes)
@@ -113,12 +123,12 @@ class Code:
 
     @contextlib.contextmanager
     def loop(self, count: ir.Value | int, *, down: bool = False) -> Iterator[ir.Value]:
-        """Repeat with 0, 1, … count − 1, or `down` from count − 1 to 0; at least once."""
+        """Repeat with 0, 1, … count − 1, or `down` from count − 1 to 0."""
         builder, stop = self.builder, self.index(count)
         before = builder.block
         body = builder.append_basic_block()
         after = builder.append_basic_block()
-        builder.branch(body)
+        builder.cbranch(builder.icmp_signed(">", stop, self.index(0)), body, after)
         builder.position_at_end(body)
         number = builder.phi(INDEX)
         number.add_incoming(ir.Constant(INDEX, 0), before)
