@@ -51,9 +51,10 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
 }
 MEMORYLESS = ("mlp", "linear")
 KERNELS = ("auto", "torch", "fused")
-# Up to so many units the compiled recurrence is faster than torch's at every batch: measured by
-# benchmarks/recurrence.py, whose table is benchmarks/recurrence.md.
-FUSED_UNITS = {"rnn": 256, "lstm": 256, "gru": 256}
+# Up to so many units the compiled recurrence is faster than torch's: measured by
+# benchmarks/recurrence.py, whose table is benchmarks/recurrence.md. Beyond, the weights of an LSTM
+# or GRU are larger than the second-level cache.
+FUSED_UNITS = {"rnn": 512, "lstm": 256, "gru": 256}
 
 
 class Network(nn.Module):
@@ -156,7 +157,7 @@ class Network(nn.Module):
 
     def standardise(self, x_BLF: Tensor) -> Tensor:
         """Standardised features; what is undefined becomes 0, the training mean."""
-        return torch.nan_to_num((x_BLF - self.mean_F) / self.std_F, nan=0.0)
+        return _standardised([self], x_BLF[None], [None])[0]
 
     def forward(
         self, x_BLF: Tensor, state: State | None = None, *, warmup: int = 0
@@ -175,7 +176,7 @@ class Network(nn.Module):
 
     def between(self, x_BLF: Tensor) -> Tensor | None:
         """Dropout's mask between two layers, another one at every session."""
-        return _mask(self.output_dropout, x_BLF.new_empty(*x_BLF.shape[:2], self.recurrence_units))
+        return _mask(self.output_dropout, x_BLF.new_empty(*x_BLF.shape[:2], self.units))
 
     def compiled(self, x: Tensor) -> bool:
         """Whether compiled passes work on such numbers, and are wanted."""
@@ -184,11 +185,11 @@ class Network(nn.Module):
     def fused(self, x: Tensor) -> bool:
         """Whether the compiled recurrence reads such features."""
         most = FUSED_UNITS.get(self.cell, 0)
-        wanted = self.recurrence_units <= most or (self.kernel == "fused" and most > 0)
+        wanted = self.units <= most or (self.kernel == "fused" and most > 0)
         return wanted and self.compiled(x)
 
     @property
-    def recurrence_units(self) -> int:
+    def units(self) -> int:
         return self.readout.in_features
 
 
@@ -221,39 +222,55 @@ def read_together(
     states : of each network
     """
     one = networks[0]
-    x_KBLF = torch.stack([n.standardise(x) for n, x in zip(networks, x_KBLF, strict=True)])
     fused = one.fused(x_KBLF)
-    masks, hidden, after = [], [], []
+    masks = []
+    after: list[State] = []
     for k, network in enumerate(networks):
         if seeds is not None:
             _seed(x_KBLF.device, seeds[k])
-        features = _mask(network.input_dropout, x_KBLF[k, :, :1])
-        between: list[Tensor | None] = []
-        if fused:
-            between = [network.between(x_KBLF[k]) for _ in range(1, network.layers)]
-        else:
-            x_BLF = x_KBLF[k] if features is None else x_KBLF[k] * features
-            read_BLF = nn.functional.pad(x_BLF, (0, network.padding)) if network.padding else x_BLF
-            hidden_BLU, state = network.recurrence(read_BLF, None if states is None else states[k])
-            hidden.append(hidden_BLU)
-            after.append(state)
-        state_mask = _mask(
-            network.output_dropout, x_KBLF.new_empty(len(x_KBLF[k]), 1, one.recurrence_units)
+        between = [network.between(x_KBLF[k]) for _ in range(1, network.layers) if fused]
+        masks.append(
+            _Masks(
+                _mask(network.input_dropout, x_KBLF[k, :, :1]),
+                between,
+                _mask(network.output_dropout, x_KBLF.new_empty(x_KBLF.shape[1], 1, one.units)),
+            )
         )
-        masks.append(_Masks(features, between, state_mask))
-    if masks[0].features is not None:
-        x_KBLF = x_KBLF * torch.stack([cast(Tensor, m.features) for m in masks])
+    x_KBLF = _standardised(networks, x_KBLF, [m.features for m in masks])
+    read_KBLF = nn.functional.pad(x_KBLF, (0, one.padding)) if one.padding else x_KBLF
     if fused:
-        hidden_KBLU, after = _recurrence(networks, x_KBLF, states, [m.between for m in masks])
+        hidden_KBLU, after = _recurrence(networks, read_KBLF, states, [m.between for m in masks])
     else:
+        hidden = []
+        for k, network in enumerate(networks):
+            if seeds is not None:  # torch drops between layers by itself
+                _seed(x_KBLF.device, seeds[k] ^ 1)
+            made, state = network.recurrence(read_KBLF[k], None if states is None else states[k])
+            hidden.append(made)
+            after.append(state)
         hidden_KBLU = torch.stack(hidden)
-    hidden_KBLU = hidden_KBLU[:, :, warmup:]
-    if masks[0].state is not None:
-        hidden_KBLU = hidden_KBLU * torch.stack([cast(Tensor, m.state) for m in masks])
-    raw = _linear([n.readout for n in networks], hidden_KBLU)
+    # For a gradient all sessions are read out and some dropped: less to fill with zeros on the way
+    # back.
+    early, late = (0, warmup) if torch.is_grad_enabled() else (warmup, 0)
+    raw = _linear(
+        [n.readout for n in networks], hidden_KBLU[:, :, early:], [m.state for m in masks]
+    )
     if one.skip is not None:
-        raw = raw + _linear([cast(nn.Linear, n.skip) for n in networks], x_KBLF[:, :, warmup:])
-    return raw.unflatten(-1, one.shape), after
+        skips = [cast(nn.Linear, n.skip) for n in networks]
+        raw = raw + _linear(skips, x_KBLF[:, :, early:])
+    return raw[:, :, late:].unflatten(-1, one.shape), after
+
+
+def _standardised(
+    networks: Sequence[Network], x_KBLF: Tensor, masks: Sequence[Tensor | None]
+) -> Tensor:
+    """Standardised features times the mask; what is undefined becomes 0."""
+    scale = torch.stack([1 / n.std_F for n in networks])[:, None, None]
+    shift = torch.stack([-n.mean_F / n.std_F for n in networks])[:, None, None]
+    if masks[0] is not None:
+        mask = torch.stack([cast(Tensor, m) for m in masks])
+        scale, shift = scale * mask, shift * mask
+    return torch.addcmul(shift, x_KBLF, scale).nan_to_num_(nan=0.0)
 
 
 def _recurrence(
@@ -305,13 +322,19 @@ def _mask(dropout: nn.Dropout, like: Tensor) -> Tensor | None:
     return cast(Tensor, dropout(torch.ones_like(like)))
 
 
-def _linear(layers: Sequence[nn.Linear], x_KBLU: Tensor) -> Tensor:
-    """K linear layers, each as one product per window.
+def _linear(
+    layers: Sequence[nn.Linear], x_KBLU: Tensor, masks: Sequence[Tensor | None] = (None,)
+) -> Tensor:
+    """K linear layers, each as one product per window, of inputs that masks (B, 1, U) drop.
 
     As a single product over B·L rows a weight's gradient is a long sum that the matrix library
-    splits by the number of threads, and so would the bits of a trained network.
+    splits by the number of threads, and so would the bits of a trained network. A mask of a whole
+    window is one of the weights that the window is multiplied with.
     """
-    y = x_KBLU @ torch.stack([layer.weight.t() for layer in layers])[:, None]
+    weight = torch.stack([layer.weight.t() for layer in layers])[:, None]
+    if masks[0] is not None:
+        weight = torch.stack([cast(Tensor, m) for m in masks]).transpose(-1, -2) * weight
+    y = x_KBLU @ weight
     if layers[0].bias is None:
         return y
     bias = torch.stack([layer.bias for layer in layers])[:, None, None]

@@ -24,6 +24,7 @@ from forecast.models.devices import resolve_device
 from forecast.models.loggers import check_logger
 from forecast.models.named_heads import make_head, own_head_sha256
 from forecast.models.networks import Network
+from forecast.models.recurrence import compiles
 from forecast.prices import OF_THE_PANEL
 
 MODEL = (
@@ -202,6 +203,10 @@ def check_options(config: Config) -> tuple[str, str]:
     device = resolve_device(options.accelerator)
     if options.devices > 1:
         _check_several(config, options.devices, device)
+    if config["model"]["kernel"] == "fused" and (device != "cpu" or not compiles(torch.empty(0))):
+        raise ForecastError(
+            "model.kernel=fused is for CPUs with AVX2, AVX-512 or NEON. Use model.kernel=auto."
+        )
     return device, own
 
 

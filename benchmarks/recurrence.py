@@ -1,0 +1,164 @@
+"""The compiled recurrence beside torch's own, and members trained together beside one by one.
+
+    python benchmarks/recurrence.py         # writes benchmarks/recurrence.md, about ten minutes
+
+Forward and backward of one layer over windows of 250 sessions of 20 features, in turn in one
+process; a rate is that of the median turn. Products alone are counted for the fraction of the
+machine's rate for a large matrix product, which is taken in the same turns. The table decides
+`networks.FUSED_UNITS` and `pipeline.TOGETHER`, which are keyed on sizes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+import torch
+from machine import products
+from torch import Tensor, nn
+
+from forecast import compose, load_prices
+from forecast.config import plain
+from forecast.dataset.datamodule import PriceDataModule
+from forecast.models import pipeline
+from forecast.models.devices import keep_memory
+from forecast.models.pipeline import fit_ensemble, make_datamodule
+from forecast.models.recurrence import read_layer
+
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+FEATURES, SESSIONS = 20, 250
+LARGE = 3072  # rows and columns of the large product
+HERE = Path(__file__).resolve().parent
+COMMAND = "python benchmarks/recurrence.py"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def passes(cell: str, units: int, batch: int) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Forward and backward through torch's module, and through the compiled recurrence."""
+    torch.manual_seed(0)
+    module = CELLS[cell](FEATURES, units, batch_first=True)
+    x_BLF, slope_BLU = torch.randn(batch, SESSIONS, FEATURES), torch.randn(batch, SESSIONS, units)
+    weights = [cast(list[Tensor], list(module.parameters()))]
+
+    def theirs() -> None:
+        module.zero_grad()
+        module(x_BLF)[0].backward(slope_BLU)
+
+    def ours() -> None:
+        module.zero_grad()
+        read_layer(cell, x_BLF[None], weights)[0].backward(slope_BLU[None])
+
+    return theirs, ours
+
+
+def rates(turns: int, sizes: list[int], batches: list[int]) -> pd.DataFrame:
+    """Sessions a second of every cell and size, and what fraction of the product's rate it is."""
+    large = torch.randn(LARGE, LARGE)
+    rows = []
+    for units in sizes:
+        for batch in batches:
+            for cell in CELLS:
+                theirs, ours = passes(cell, units, batch)
+                for work in (theirs, ours):
+                    work()
+                turn = [
+                    (seconds(theirs), seconds(ours), seconds(lambda: large @ large))
+                    for _ in range(turns)
+                ]
+                torch_s, fused_s, large_s = (statistics.median(t) for t in zip(*turn, strict=True))
+                count = batch * SESSIONS
+                peak = 2 * LARGE**3 / large_s
+                row = {
+                    "units": units,
+                    "batch": batch,
+                    "cell": cell,
+                    "torch, thousand/s": count / torch_s / 1e3,
+                    "fused, thousand/s": count / fused_s / 1e3,
+                    "ratio": torch_s / fused_s,
+                    "of a large product": count * products(cell, FEATURES, units) / fused_s / peak,
+                }
+                rows.append(row)
+                print(row, flush=True)
+    return pd.DataFrame(rows)
+
+
+def fitted(config: dict, datamodule: PriceDataModule, members: int, together: int) -> float:
+    """Seconds of a fit of so many members, so many of them at once."""
+    pipeline.TOGETHER = together
+    asked = {**config, "ensemble": members}
+    with tempfile.TemporaryDirectory() as folder:
+        return seconds(lambda: fit_ensemble(asked, datamodule, Path(folder), say=lambda line: None))
+
+
+def ensembles(turns: int, most: int) -> pd.DataFrame:
+    """Seconds of an epoch of so many members together, over that of one, bundled panel."""
+    prices = load_prices("sp500")
+    rows = []
+    for cell in CELLS:
+        config = plain(compose("train", [f"model={cell}", "trainer.max_epochs=4"]))
+        datamodule = make_datamodule(config, prices)
+
+        fit = partial(fitted, config, datamodule)
+        fit(1, 1)
+        turn = [[fit(1, 1), *(fit(k, k) for k in range(2, most + 1))] for _ in range(turns)]
+        once, *several = (statistics.median(t) for t in zip(*turn, strict=True))
+        row = {"cell": cell, "one, s": once}
+        row.update({f"{k} together": value / once for k, value in enumerate(several, 2)})
+        rows.append(row)
+        print(row, flush=True)
+    return pd.DataFrame(rows)
+
+
+def table(frame: pd.DataFrame) -> list[str]:
+    """As Markdown."""
+
+    def shown(name: str, value: object) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:,.0f}" if "thousand" in name else f"{value:.2f}"
+
+    lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
+    for _, row in frame.iterrows():
+        lines.append("| " + " | ".join(shown(name, row[name]) for name in frame.columns) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--units", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512])
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 64, 256])
+    parser.add_argument("--members", type=int, default=8)
+    options = parser.parse_args()
+    keep_memory()
+    told = [
+        f"Made by `{COMMAND}` with torch {torch.__version__} on {torch.get_num_threads()} threads.",
+        "",
+        "Forward and backward of one layer, sessions a second; `torch` is torch.nn's module.",
+        "",
+        *table(rates(options.turns, options.units, options.batch)),
+        "",
+        "Seconds of a fit of four epochs of so many members together, over those of one:",
+        "",
+        *table(ensembles(options.turns, options.members)),
+    ]
+    (HERE / "recurrence.md").write_text("\n".join(told) + "\n", encoding="utf-8")
+    print("\n".join(told))
+
+
+if __name__ == "__main__":
+    main()
