@@ -41,6 +41,20 @@ def torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextlib.contextmanager
+def gpu_precision(precision: str) -> Iterator[None]:
+    """Let a GPU round the factors of its products to TF32, or not; afterwards as before."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    rounded = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
 @cache
 def keep_memory() -> None:
     """Let this process keep freed memory for the next step, where the C library is glibc.

@@ -24,7 +24,7 @@ from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.documents import write_atomically
 from forecast.models.checkpoints import best_checkpoint, network_state, read_checkpoint
-from forecast.models.devices import resolve_device
+from forecast.models.devices import gpu_precision, resolve_device
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import POSITION
 from forecast.models.networks import Network
@@ -263,8 +263,9 @@ def fit_members(
     several = Processes(cpu=cpu, devices=options.devices) if options.devices > 1 else None
     watched = several.watched() if several else contextlib.nullcontext()
     on_interrupt = signal.getsignal(signal.SIGINT)
+    rounded = contextlib.nullcontext() if cpu else gpu_precision(options.precision)
     # Each step seeds the global generator; a notebook's own must come back as it was.
-    with torch.random.fork_rng(), warnings.catch_warnings(), watched:
+    with torch.random.fork_rng(), warnings.catch_warnings(), watched, rounded:
         quiet()
         trainer = pl.Trainer(
             accelerator="cpu" if cpu else "gpu",
@@ -272,6 +273,7 @@ def fit_members(
             strategy=several or "auto",
             use_distributed_sampler=False,  # each process takes its share of every batch
             max_epochs=options.max_epochs,
+            precision="bf16-mixed" if options.precision == "bf16" and not cpu else "32-true",
             gradient_clip_val=optimizer["clip"],
             detect_anomaly=options.detect_anomaly,
             callbacks=[told],

@@ -142,7 +142,9 @@ class Forecaster(pl.LightningModule):
         assert not isinstance(self.head, PositionHead)
         if isinstance(self.head, StudentTHead) and self.network.compiled(raw_KBLHP):
             return self.head.fused_loss(raw_KBLHP, y_KBLH)
-        return self.head.loss(self.head.domain(raw_KBLHP), y_KBLH)
+        # One by one: torch rounds the last numbers of an array otherwise than those before them.
+        own = zip(raw_KBLHP, y_KBLH, strict=True)
+        return torch.stack([self.head.loss(self.head.domain(raw), y) for raw, y in own])
 
     def on_train_epoch_start(self) -> None:
         self._train_losses = torch.zeros(len(self.active), device=self.device)

@@ -258,7 +258,7 @@ def read_together(
     if one.skip is not None:
         skips = [cast(nn.Linear, n.skip) for n in networks]
         raw = raw + _linear(skips, x_KBLF[:, :, early:])
-    return raw[:, :, late:].unflatten(-1, one.shape), after
+    return raw[:, :, late:].to(x_KBLF.dtype).unflatten(-1, one.shape), after  # of bf16
 
 
 def _standardised(

@@ -30,6 +30,7 @@ from forecast.prices import OF_THE_PANEL
 MODEL = (
     "cell", "hidden_size", "layers", "dropout", "input_dropout", "skip", "bidirectional", "kernel",
 )  # fmt: skip
+PRECISIONS = ("tf32", "float32", "bf16")
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -143,6 +144,8 @@ class TrainerOptions:
         Stop at the operation that makes a NaN.
     devices : int
         Processes, or GPUs, that train one network together.
+    precision : str
+        Of products on a GPU while it trains: tf32 | float32 | bf16.
     """
 
     accelerator: str
@@ -150,8 +153,13 @@ class TrainerOptions:
     patience: int
     detect_anomaly: bool = False
     devices: int = 1
+    precision: str = "tf32"
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ForecastError(
+                f"trainer.precision={self.precision!r} is unknown: choose {', '.join(PRECISIONS)}."
+            )
         if self.accelerator not in ("auto", "cpu", "gpu"):
             raise ForecastError(
                 f"trainer.accelerator={self.accelerator!r} is unknown: choose auto, cpu or gpu."
