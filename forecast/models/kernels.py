@@ -19,17 +19,16 @@ Memory, in numbers; T sessions, F features, U units rounded up to whole vectors:
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from llvmlite import ir
 
-from forecast.models import cells, vectors
+from forecast.models import cells, threads, vectors
 from forecast.models.cells import CELLS, Cell, backward, forward
+from forecast.models.threads import Work, add_shared, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
@@ -63,11 +62,10 @@ SIZES = (
 
 
 class Kernels(NamedTuple):
-    """Compiled passes; both take `POINTERS` and `SIZES`, as whole numbers."""
+    """Compiled passes; both take `POINTERS` and `SIZES`."""
 
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-    machine: Machine
+    forward: Work
+    backward: Work
 
 
 def group_of(units: int, lanes: int) -> int:
@@ -87,16 +85,14 @@ def kernels(cell: str, real: str, group: int) -> Kernels:
         return module
 
     machine = Machine("\n".join([_source(), cell, real, str(group)]), build)
-    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * (len(POINTERS) + len(SIZES)))
-    return Kernels(
-        signature(machine.address("forward")), signature(machine.address("backward")), machine
-    )
+    count = len(POINTERS) + len(SIZES)
+    return Kernels(work_of(machine, "forward", count), work_of(machine, "backward", count))
 
 
 @cache
 def _source() -> str:
     """Hash of the code that the kernels follow from."""
-    files = [Path(str(module.__file__)) for module in (cells, vectors)]
+    files = [Path(str(module.__file__)) for module in (cells, threads, vectors)]
     code = b"".join(path.read_bytes() for path in (*files, Path(__file__)))
     return hashlib.sha256(code).hexdigest()
 
@@ -139,9 +135,10 @@ class _Pass:
             self.tile(code, a, rows)
             code.builder.ret_void()
             self.tiles.append(function)
-        _, code, a = self._function(self.name)
+        function, code, a = self._function(self.name)
         self.time(code, a)
         code.builder.ret_void()
+        add_shared(self.module, function)
 
     def time(self, code: Code, a: Arguments) -> None:
         raise NotImplementedError

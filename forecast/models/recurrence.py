@@ -9,8 +9,7 @@ Axes: K networks, B windows, L time, F features, U units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from forecast.models.cells import CELLS, Cell
 from forecast.models.kernels import group_of, kernels
+from forecast.models.threads import Work
 from forecast.models.vectors import REALS, processor
 
 TOGETHER = 16  # windows that are worked on together; their gradients are added in order
@@ -132,13 +132,8 @@ class Pass(NamedTuple):
     memory: Tensor
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="recurrence")
-
-
 def _run(
-    run: Callable[..., None],
+    work: Work,
     layout: Layout,
     made: Pass,
     weights: Tensor,
@@ -149,44 +144,30 @@ def _run(
     memory_carry: Tensor | None = None,
     gradient: Tensor | None = None,
 ) -> None:
-    """Call a kernel on blocks of the windows of all networks, on torch's number of threads."""
+    """Call a kernel on blocks of the windows of all networks."""
     networks, windows = made.states.shape[:2]
     size = made.states.element_size()
+    places = np.arange(-(-windows // TOGETHER)) * TOGETHER
+    k, first = (a.reshape(-1) for a in np.meshgrid(range(networks), places, indexing="ij"))
 
-    def of(tensor: Tensor | None, k: int, place: int) -> int:
+    def of(tensor: Tensor | None, place: np.ndarray) -> np.ndarray:
         if tensor is None:
-            return 0
+            return np.zeros_like(k)
         return tensor.data_ptr() + size * (k * tensor.stride(0) + place * tensor.stride(1))
 
     def step(tensor: Tensor | None) -> tuple[int, int]:
         return (0, 0) if tensor is None else (tensor.stride(1), tensor.stride(2))
 
-    def work(k: int, block: int) -> None:
-        first = block * TOGETHER
-        run(
-            *(of(tensor, k, first) for tensor in made),
-            weights.data_ptr() + size * k * weights.stride(0),
-            *(of(tensor, k, first) for tensor in (slopes, carry, memory_carry)),
-            of(gradient, k, block),
-            min(TOGETHER, windows - first),
-            sessions,
-            layout.features,
-            layout.padded,
-            *(number for tensor in (*made, slopes) for number in step(tensor)),
-        )
-
-    def share(tasks: Sequence[tuple[int, int]]) -> None:
-        for k, block in tasks:
-            work(k, block)
-
-    tasks = [(k, block) for k in range(networks) for block in range(-(-windows // TOGETHER))]
-    threads = min(torch.get_num_threads(), len(tasks))
-    own, *others = [tasks[i::threads] for i in range(threads)]
-    pool = _pool(torch.get_num_threads())
-    started = [pool.submit(share, rest) for rest in others]
-    share(own)
-    for other in started:
-        other.result()
+    columns = [
+        *(of(tensor, first) for tensor in made),
+        weights.data_ptr() + size * k * weights.stride(0),
+        *(of(tensor, first) for tensor in (slopes, carry, memory_carry)),
+        of(gradient, first // TOGETHER),
+        np.minimum(TOGETHER, windows - first),
+        *(np.full_like(k, n) for n in (sessions, layout.features, layout.padded)),
+        *(np.full_like(k, n) for tensor in (*made, slopes) for n in step(tensor)),
+    ]
+    work.do(np.stack(columns, 1))
 
 
 class _Layer(torch.autograd.Function):
