@@ -48,7 +48,10 @@ def panel_of(config: Config, prices: Prices, *, market: Market | None = None) ->
     So do the runs of a process that ask for the same one after the other: the newest panel is kept.
     """
     features = instantiate(config["features"], "features", FeatureSet)
-    asked = {"market": config["data"]["market"], "max_gap": config["data"]["max_gap"]}
+    data = config["data"]
+    # A run of before has no such key.
+    in_memory = data.get("in_memory", True)
+    asked = {"market": data["market"], "max_gap": data["max_gap"], "in_memory": in_memory}
     if market is not None:
         return make_panel(prices, features, **{**asked, "market": market})
     # Of covariates the hash of the prices knows the values, not from when on they are known.
@@ -56,6 +59,7 @@ def panel_of(config: Config, prices: Prices, *, market: Market | None = None) ->
         {"data": config["data"], "features": config["features"]},
         prices=prices.sha256,
         own=features.own_sha256,
+        in_memory=str(in_memory),
     )
     if key not in _newest:
         _newest.clear()  # first: two panels may be more than there is memory

@@ -6,19 +6,19 @@ recurrence; the same equations stand in `heads.StudentTHead`, which they are tes
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import math
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from llvmlite import ir
 from torch import Tensor
 
-from forecast.models import vectors
+from forecast.models import threads, vectors
+from forecast.models.threads import Work, add_shared, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
@@ -36,6 +36,8 @@ from forecast.models.vectors import (
     sigmoids,
     sqrt,
 )
+
+SHARE = 256  # vectors that a thread works on at a time
 
 
 class Bounds(NamedTuple):
@@ -63,53 +65,57 @@ def student_t_loss(raw_P: Tensor, y: Tensor, bounds: Bounds) -> Tensor:
 class _StudentT(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, raw_P: Tensor, y: Tensor, bounds: Bounds) -> Tensor:
-        count, shape = y.numel(), y.shape
-        kernel, lanes = _kernel(str(raw_P.dtype).removeprefix("torch."), bounds)
+        count = y.numel()
+        work, lanes = _work(str(raw_P.dtype).removeprefix("torch."), bounds)
         room = -(-count // lanes) * lanes
-        # raw mean, spread and tails, target, loss, and the slopes by the first three
-        memory = raw_P.new_empty(8, room)
-        memory[:3, :count] = raw_P.reshape(count, 3).t()
-        memory[3, :count] = y.reshape(count)
-        memory[:4, count:] = 0
-        kernel(memory.data_ptr(), room)
-        ctx.slopes = memory[5:, :count]
-        return memory[4, :count].view(shape)
+        raw, target, slopes = (raw_P.new_empty(room, *shape) for shape in ((3,), (), (3,)))
+        for memory, given in ((raw, raw_P.reshape(-1, 3)), (target, y.reshape(-1))):
+            memory[:count] = given
+            memory[count:] = 0
+        loss = torch.empty_like(target)
+        first = np.arange(0, room, SHARE * lanes)
+        columns = [
+            memory.data_ptr() + memory.element_size() * memory.stride(0) * first
+            for memory in (raw, target, loss, slopes)
+        ]
+        work.do(np.stack([*columns, np.minimum(SHARE, (room - first) // lanes)], 1))
+        ctx.slopes = slopes[:count]
+        return loss[:count].view(y.shape)
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = slopes
-        by_raw = slope.new_empty(*slope.shape, 3)
-        torch.mul(ctx.slopes.t(), slope.reshape(-1, 1), out=by_raw.view(-1, 3))
-        return by_raw, None, None
+        return (ctx.slopes * slope.reshape(-1, 1)).view(*slope.shape, 3), None, None
 
 
 @cache
-def _kernel(real: str, bounds: Bounds) -> tuple[Callable[[int, int], None], int]:
+def _work(real: str, bounds: Bounds) -> tuple[Work, int]:
     """The compiled pass over memory as `_StudentT.forward` lays it out, and its lanes."""
-    files = (Path(str(vectors.__file__)), Path(__file__))
-    source = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    files = (Path(str(module.__file__)) for module in (vectors, threads))
+    code = b"".join(path.read_bytes() for path in (*files, Path(__file__)))
 
     def build() -> ir.Module:
         module = new_module()
-        function = ir.Function(
-            module, ir.FunctionType(ir.VoidType(), [POINTER, INDEX]), "student_t"
-        )
+        arguments = [POINTER, POINTER, POINTER, POINTER, INDEX]
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), "student_t")
         builder = ir.IRBuilder(function.append_basic_block())
         code = Code(builder, REALS[real])
-        memory, count = function.args
-        with code.loop(builder.sdiv(count, code.index(code.lanes))) as block:
-            place = code.at(memory, code.times(block, code.lanes))
-            rows = [code.at(place, code.times(count, i)) for i in range(8)]
-            made = _student_t(bounds, *(code.load(row) for row in rows[:4]))
-            for row, value in zip(rows[4:], made, strict=True):
-                code.store(value, row)
+        raw, target, loss, slopes, count = function.args
+        with code.loop(count) as block:
+            place = code.times(block, code.lanes)
+            triple = code.times(place, 3)
+            mean, spread, tails = code.load_columns(code.at(raw, triple), 3)
+            y = code.load(code.at(target, place))
+            made, *by_raw = _student_t(bounds, mean, spread, tails, y)
+            code.store(made, code.at(loss, place))
+            code.store_columns(by_raw, code.at(slopes, triple))
         builder.ret_void()
+        add_shared(module, function)
         return module
 
-    machine = Machine("\n".join([source, real, repr(bounds)]), build)
-    run = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(machine.address("student_t"))
-    run.machine = machine  # type: ignore[attr-defined]  # its code lives as long as the function
-    return run, vectors.processor().bits // (8 * REALS[real].bytes)
+    key = "\n".join([hashlib.sha256(code).hexdigest(), real, repr(bounds)])
+    work = work_of(Machine(key, build), "student_t", 5)
+    return work, vectors.processor().bits // (8 * REALS[real].bytes)
 
 
 def _student_t(

@@ -108,6 +108,35 @@ class Code:
         value = self.builder.load(address, typ=self.real.type, align=self.real.bytes)
         return Vector(self, self._splat(value))
 
+    def load_columns(self, address: ir.Value, count: int) -> list[Vector]:
+        """Vectors of the columns of a table, whose rows of `count` numbers lie one by one."""
+        parts = [self.load(self.at(address, i * self.lanes)) for i in range(count)]
+        return [
+            self._chosen(parts, [row * count + column for row in range(self.lanes)])
+            for column in range(count)
+        ]
+
+    def store_columns(self, columns: Sequence[Vector], address: ir.Value) -> None:
+        """The way back."""
+        count, lanes = len(columns), self.lanes
+        for part in range(count):
+            places = range(part * lanes, (part + 1) * lanes)
+            chosen = self._chosen(columns, [n % count * lanes + n // count for n in places])
+            self.store(chosen, self.at(address, part * lanes))
+
+    def _chosen(self, parts: Sequence[Vector], numbers: Sequence[int]) -> Vector:
+        """A vector of numbers of several, which count through one after the other."""
+        lanes, made = self.lanes, parts[0].value
+        for i, part in enumerate(parts):
+            # So far chosen stay in their lanes; those of this part come from behind.
+            order = [
+                lanes + number % lanes if number // lanes == i else lane
+                for lane, number in enumerate(numbers)
+            ]
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
+            made = self.builder.shuffle_vector(made, part.value, mask)
+        return Vector(self, made)
+
     def constant(self, number: float) -> Vector:
         return Vector(self, ir.Constant(self.vector, [number] * self.lanes))
 
