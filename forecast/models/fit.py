@@ -11,6 +11,7 @@ import signal
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -70,7 +71,10 @@ class Members(pl.Callback):
     @property
     def last(self) -> Path:
         """The checkpoint that the members are continued from, all of them."""
-        return best_checkpoint(self.folder, self.members[0]).with_name("last.ckpt")
+        return self._last(self.members[0])
+
+    def _last(self, member: int) -> Path:
+        return best_checkpoint(self.folder, member).with_name("last.ckpt")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}
@@ -78,10 +82,17 @@ class Members(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.waited = list(state_dict["best"]), list(state_dict["waited"])
 
-    def finished(self, state: Mapping[str, Any], steps: int) -> bool:
-        """Whether nothing is left to do after a checkpoint; the process was killed behind it."""
-        waited = state["callbacks"][self.state_key]["waited"]
-        return min(waited) >= self.patience or state["global_step"] >= steps
+    def finished(self, steps: int) -> list[int]:
+        """Those of the members whose checkpoint, alone or with others, leaves nothing to do."""
+        done: list[int] = []
+        for member in self.members:
+            path = self._last(member)
+            state = read_checkpoint(path) if path.exists() else None
+            if state is not None:
+                waited = state["callbacks"][self.state_key]["waited"]
+                if min(waited) >= self.patience or state["global_step"] >= steps:
+                    done.extend(state["hyper_parameters"]["members"])
+        return [member for member in self.members if member in done]
 
     def rows(self) -> list[dict[str, str]]:
         """Of all members, as far as they are whole, in order."""
@@ -229,11 +240,17 @@ def fit_members(
         Ctrl-C; the next call continues.
     """
     told = Members(folder, members, patience=options.patience, loggers=loggers)
-    state = read_checkpoint(told.last) if told.last.exists() else None
     total = datamodule.steps * options.max_epochs
-    if state is not None and told.finished(state, total):
-        told.keep(None)
-        return []
+    if done := told.finished(total):
+        told.keep(None)  # in order; the process may have been killed before
+        left = [k for k, member in enumerate(members) if member not in done]
+        members, loggers = [members[k] for k in left], [loggers[k] for k in left if loggers]
+        if not members:
+            return []
+        told = Members(folder, members, patience=options.patience, loggers=loggers)
+    state = read_checkpoint(told.last) if told.last.exists() else None
+    if state is not None and state["hyper_parameters"]["members"] != list(members):
+        state = None
     told.keep(0 if state is None else int(state["global_step"]))
     arguments = {
         "network": network,
@@ -258,7 +275,8 @@ def fit_members(
             own.standardise_with(datamodule.mean_F, datamodule.std_F)
         else:
             own.load_state_dict(network_state(read_checkpoint(best_checkpoint(start, member))))
-    datamodule.members = lambda: module.active_members
+    # No lambda: processes that train together are sent the datamodule.
+    datamodule.members = partial(getattr, module, "active_members")
     cpu = resolve_device(options.accelerator) == "cpu"
     several = Processes(cpu=cpu, devices=options.devices) if options.devices > 1 else None
     watched = several.watched() if several else contextlib.nullcontext()
