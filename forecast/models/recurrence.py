@@ -147,27 +147,28 @@ def _run(
     """Call a kernel on blocks of the windows of all networks."""
     networks, windows = made.states.shape[:2]
     size = made.states.element_size()
-    places = np.arange(-(-windows // TOGETHER)) * TOGETHER
-    k, first = (a.reshape(-1) for a in np.meshgrid(range(networks), places, indexing="ij"))
-
-    def of(tensor: Tensor | None, place: np.ndarray) -> np.ndarray:
-        if tensor is None:
-            return np.zeros_like(k)
-        return tensor.data_ptr() + size * (k * tensor.stride(0) + place * tensor.stride(1))
-
-    def step(tensor: Tensor | None) -> tuple[int, int]:
-        return (0, 0) if tensor is None else (tensor.stride(1), tensor.stride(2))
-
-    columns = [
-        *(of(tensor, first) for tensor in made),
-        weights.data_ptr() + size * k * weights.stride(0),
-        *(of(tensor, first) for tensor in (slopes, carry, memory_carry)),
-        of(gradient, first // TOGETHER),
-        np.minimum(TOGETHER, windows - first),
-        *(np.full_like(k, n) for n in (sessions, layout.features, layout.padded)),
-        *(np.full_like(k, n) for tensor in (*made, slopes) for n in step(tensor)),
-    ]
-    work.do(np.stack(columns, 1))
+    first = np.tile(np.arange(0, windows, TOGETHER), networks)
+    k = np.repeat(np.arange(networks), len(first) // networks)
+    # Of each tensor its address, and the bytes from network to network and window to window.
+    places = [(t.data_ptr(), size * t.stride(0), size * t.stride(1)) for t in made]
+    places.append((weights.data_ptr(), size * weights.stride(0), 0))
+    for t in (slopes, carry, memory_carry):
+        at = (0, 0, 0) if t is None else (t.data_ptr(), size * t.stride(0), size * t.stride(1))
+        places.append(at)
+    if gradient is None:
+        places.append((0, 0, 0))
+    else:  # one for a block of windows: a whole number of vectors, of 16 bytes or more
+        block = size * gradient.stride(1) // TOGETHER
+        places.append((gradient.data_ptr(), size * gradient.stride(0), block))
+    sizes = [sessions, layout.features, layout.padded]
+    for tensor in (*made, slopes):
+        sizes.extend((0, 0) if tensor is None else (tensor.stride(1), tensor.stride(2)))
+    start, network, window = np.array(places).T
+    tasks = np.empty((len(k), len(places) + 1 + len(sizes)), np.int64)
+    tasks[:, : len(places)] = start + k[:, None] * network + first[:, None] * window
+    tasks[:, len(places)] = np.minimum(TOGETHER, windows - first)
+    tasks[:, len(places) + 1 :] = sizes
+    work.do(tasks)
 
 
 class _Layer(torch.autograd.Function):
