@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from forecast.config import ForecastError
+from forecast.models.linear import linear_together
 from forecast.models.recurrence import compiles, read_layer
 
 State = Tensor | tuple[Tensor, Tensor]
@@ -34,11 +35,14 @@ class FeedForward(nn.Module):
         widths = [features, *[hidden_size] * layers]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
+        self.kernel = "auto"
 
     def forward(self, x_BLU: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         for number, layer in enumerate(self.layers):
             x_BLU = self.dropout(x_BLU) if number else x_BLU
-            x_BLU = torch.tanh(_linear([cast(nn.Linear, layer)], x_BLU[None])[0])
+            compiled = self.kernel != "torch" and compiles(x_BLU)
+            (y_BLU,) = _linear([cast(nn.Linear, layer)], x_BLU[None], compiled=compiled)
+            x_BLU = torch.tanh(y_BLU)
         return x_BLU, x_BLU.new_empty(0)
 
 
@@ -138,6 +142,8 @@ class Network(nn.Module):
             batch_first=True,
             dropout=dropout if layers > 1 else 0.0,
         )
+        if isinstance(self.recurrence, FeedForward):
+            self.recurrence.kernel = kernel
         self.layers = layers
         self.output_dropout = nn.Dropout(dropout)
         self.skip = nn.Linear(features, horizons * parameters, bias=False) if skip else None
@@ -157,7 +163,8 @@ class Network(nn.Module):
 
     def standardise(self, x_BLF: Tensor) -> Tensor:
         """Standardised features; what is undefined becomes 0, the training mean."""
-        return _standardised([self], x_BLF[None], [None])[0]
+        scaled = torch.addcmul(-self.mean_F / self.std_F, x_BLF, 1 / self.std_F)
+        return torch.nan_to_num(scaled, nan=0.0)
 
     def forward(
         self, x_BLF: Tensor, state: State | None = None, *, warmup: int = 0
@@ -252,12 +259,12 @@ def read_together(
     # For a gradient all sessions are read out and some dropped: less to fill with zeros on the way
     # back.
     early, late = (0, warmup) if torch.is_grad_enabled() else (warmup, 0)
-    raw = _linear(
-        [n.readout for n in networks], hidden_KBLU[:, :, early:], [m.state for m in masks]
-    )
+    compiled = one.compiled(x_KBLF)
+    readouts, dropped = [n.readout for n in networks], [m.state for m in masks]
+    raw = _linear(readouts, hidden_KBLU[:, :, early:], dropped, compiled=compiled)
     if one.skip is not None:
         skips = [cast(nn.Linear, n.skip) for n in networks]
-        raw = raw + _linear(skips, x_KBLF[:, :, early:])
+        raw = raw + _linear(skips, x_KBLF[:, :, early:], compiled=compiled)
     return raw[:, :, late:].to(x_KBLF.dtype).unflatten(-1, one.shape), after  # of bf16
 
 
@@ -281,8 +288,7 @@ def _recurrence(
 ) -> tuple[Tensor, list[State]]:
     """The compiled recurrence, layer by layer; what `torch.nn.RNN` and its kin return."""
     one = networks[0]
-    padding = one.padding
-    hidden = nn.functional.pad(x_KBLF, (0, padding)) if padding else x_KBLF
+    hidden = x_KBLF
     last: list[Tensor] = []
     memories: list[Tensor] = []
     for layer in range(one.layers):
@@ -323,7 +329,11 @@ def _mask(dropout: nn.Dropout, like: Tensor) -> Tensor | None:
 
 
 def _linear(
-    layers: Sequence[nn.Linear], x_KBLU: Tensor, masks: Sequence[Tensor | None] = (None,)
+    layers: Sequence[nn.Linear],
+    x_KBLU: Tensor,
+    masks: Sequence[Tensor | None] = (None,),
+    *,
+    compiled: bool,
 ) -> Tensor:
     """K linear layers, each as one product per window, of inputs that masks (B, 1, U) drop.
 
@@ -331,9 +341,12 @@ def _linear(
     splits by the number of threads, and so would the bits of a trained network. A mask of a whole
     window is one of the weights that the window is multiplied with.
     """
+    mask = None if masks[0] is None else torch.stack([cast(Tensor, m) for m in masks])
+    if compiled:
+        return linear_together(x_KBLU, layers, mask)
     weight = torch.stack([layer.weight.t() for layer in layers])[:, None]
-    if masks[0] is not None:
-        weight = torch.stack([cast(Tensor, m) for m in masks]).transpose(-1, -2) * weight
+    if mask is not None:
+        weight = mask.transpose(-1, -2) * weight
     y = x_KBLU @ weight
     if layers[0].bias is None:
         return y

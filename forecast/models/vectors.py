@@ -167,6 +167,20 @@ class Code:
         builder.cbranch(builder.icmp_signed("<", following, stop), body, after)
         builder.position_at_end(after)
 
+    def tiles(self, count: ir.Value, sizes: Sequence[int]) -> Iterator[tuple[int, ir.Value]]:
+        """Size and first number of each of the tiles that make up so many, the largest first."""
+        done: ir.Value = self.index(0)
+        for size in sizes:
+            number = self.builder.sdiv(self.builder.sub(count, done), self.index(size))
+            with self.loop(number) as tile:
+                yield size, self.plus(done, self.times(tile, size))
+            done = self.plus(done, self.times(number, size))
+
+    def room(self, vectors: ir.Value) -> ir.Value:
+        """Memory for so many vectors, for as long as the function runs."""
+        with self.builder.goto_entry_block():
+            return self.builder.alloca(self.vector, size=vectors)
+
     def call(self, name: str, *vectors: Vector) -> Vector:
         """An intrinsic function of LLVM on vectors."""
         whole = f"{name}.v{self.lanes}f{8 * self.real.bytes}"

@@ -114,7 +114,8 @@ def test_linear_has_no_hidden_layer_whatever_is_asked_of_the_others():
     zero, half, whole = (made(made.mean_F + a * (x_BLF - made.mean_F))[0] for a in (0, 0.5, 1))
     torch.testing.assert_close(half - zero, 0.5 * (whole - zero))
     made.train()
-    assert torch.equal(made(x_BLF)[0], whole), "dropout is of the hidden units alone"
+    # Dropout is of the hidden units alone.
+    torch.testing.assert_close(made(x_BLF)[0], whole, rtol=1e-12, atol=1e-12)
 
 
 def test_mlp_has_as_many_hidden_layers_and_units_as_it_is_told():
