@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune backtest audit sweep leaderboard notebooks bench-sweep bench-training bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
+.PHONY: train test lint prune backtest audit sweep leaderboard notebooks bench bench-sweep bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
@@ -34,8 +34,10 @@ lint: $(VENV)/ready
 prune: $(VENV)/ready  # remove unfinished run folders
 	$(BIN)/python -c "from forecast.run import prune_runs; print(*prune_runs(), sep='\n')"
 
-bench-training: $(VENV)/ready
-	$(BIN)/python benchmarks/training.py
+bench: $(VENV)/ready  # speed beside plain torch and, with ARGS="--peers-python … --peers …", other libraries
+	$(BIN)/python benchmarks/compare.py $(ARGS)
+	$(BIN)/python benchmarks/profile_run.py
+	$(BIN)/python benchmarks/gpu.py
 
 bench-scale: $(VENV)/ready
 	$(BIN)/python benchmarks/scale.py

@@ -45,6 +45,12 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def warm(work: Callable[[], object]) -> float:
+    """Seconds of the second of two calls."""
+    work()
+    return seconds(work)
+
+
 def passes(cell: str, units: int, batch: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """Forward and backward through torch's module, and through the compiled recurrence."""
     torch.manual_seed(0)
@@ -71,12 +77,9 @@ def rates(turns: int, sizes: list[int], batches: list[int]) -> pd.DataFrame:
         for batch in batches:
             for cell in CELLS:
                 theirs, ours = passes(cell, units, batch)
-                for work in (theirs, ours):
-                    work()
-                turn = [
-                    (seconds(theirs), seconds(ours), seconds(lambda: large @ large))
-                    for _ in range(turns)
-                ]
+                # Each once more before its turn: what went before left the caches to itself.
+                works = (theirs, ours, lambda: large @ large)
+                turn = [[warm(work) for work in works] for _ in range(turns)]
                 torch_s, fused_s, large_s = (statistics.median(t) for t in zip(*turn, strict=True))
                 count = batch * SESSIONS
                 peak = 2 * LARGE**3 / large_s

@@ -1,96 +1,172 @@
-"""Training speed: this project against a plain torch loop on the same work, in turn.
+"""Training through the project's own door, timed from within, and in a plain torch loop.
 
-    python benchmarks/training.py
+What `compare.py`, `gpu.py` and `profile_run.py` measure. The plain loop runs over ready tensors: no
+data module, no gather, no Trainer. Both train the same layers with the same head, loss, optimiser
+and clipping; the plain loop's are modules of `torch.nn`.
 
-Many-to-one: LSTM 64 × 2, windows of 60 sessions, batch 256, one target a window. The plain loop
-runs over ready tensors: no data module, no gather, no Trainer. Both train the same network with
-the same head, loss, optimiser and clipping, in one process, in turn. Then targets per second of
-the default configuration, where every session of a window after its warm-up carries a target.
+Axes: B batch, L time, F features, U units, H horizons, P head parameters.
 """
 
 from __future__ import annotations
 
-import argparse
-import logging
-import statistics
+import csv
+import tempfile
 import time
-import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from machine import Mark, between, mark
+from torch import Tensor, nn
 
-from forecast import compose, load_prices
-from forecast.config import plain
 from forecast.dataset.datamodule import PriceDataModule
-from forecast.dataset.windows import Batch
-from forecast.models.forecaster import Forecaster
-from forecast.models.heads import HEADS, PositionHead
-from forecast.models.options import loss_options
-from forecast.models.pipeline import make_datamodule
+from forecast.models.configured import Config
+from forecast.models.heads import PositionHead
+from forecast.models.named_heads import make_head
+from forecast.models.pipeline import fit_ensemble
+
+TORCH = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+MOST_READY = 20  # batches that the plain loop has in memory
+
+Example = tuple[Tensor, Tensor]  # features of a batch, and its scaled targets after the warm-up
 
 
-class Clock(pl.Callback):
-    """Seconds from the first batch's end to the last one's: start-up is not training."""
+@dataclass(frozen=True)
+class Speed:
+    """What was trained in some seconds.
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:  # type: ignore[no-untyped-def]
-        now = time.perf_counter()
-        if index == 0:
-            self.start, self.count = now, 0
-        else:
-            self.count += int(batch.mask_BLH.any(-1).sum())
-            self.seconds = now - self.start
+    Attributes
+    ----------
+    targets : int
+        Origins that carried a target, of all networks.
+    sessions : int
+        Sessions of all windows, those of the warm-up included.
+    steps : int
+    seconds : float
+    """
+
+    targets: int
+    sessions: int
+    steps: int
+    seconds: float
 
     @property
     def rate(self) -> float:
-        return self.count / self.seconds
+        """Targets per second."""
+        return self.targets / self.seconds
 
 
-def forecaster(datamodule: PriceDataModule, config: dict) -> Forecaster:
-    head = HEADS[config["head"]["name"]]()
-    module = Forecaster(
-        network={
-            **config["model"],
-            "features": len(datamodule.panel.names),
-            "horizons": len(datamodule.task.horizons),
-            "parameters": head.size,
-        },
-        head=config["head"],
-        optimizer=config["optimizer"],
-        **loss_options(config),
-        warmup=datamodule.task.warmup,
-        total_steps=1000,
-        seed=0,
-        member=0,
-    )
-    module.network.standardise_with(datamodule.mean_F, datamodule.std_F)
-    return module
+class Clock(pl.Callback):
+    """Training of all epochs but the first, which warms up, and no validation.
+
+    An epoch lasts from before its first batch is gathered to the end of its last step. On a GPU
+    nothing is waited for before `speed` is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.targets: list[Tensor] = []
+        self.sessions = 0
+        self.epochs: list[tuple[Mark, Mark]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.start = mark(module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.current_epoch == 0:
+            return
+        self.targets.append(batch.mask_BLH.any(-1).sum())
+        self.sessions += batch.x_BLF.shape[:-1].numel()
+        if trainer.is_last_batch:
+            self.epochs.append((self.start, mark(module.device)))
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(
+            targets=sum(int(count) for count in self.targets),
+            sessions=self.sessions,
+            steps=len(self.targets),
+            seconds=sum(between(*epoch) for epoch in self.epochs),
+        )
 
 
-def ours(datamodule: PriceDataModule, config: dict, steps: int) -> float:
-    """Targets per second through the data module and the Trainer."""
+@contextmanager
+def replaced(owner: Any, attribute: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """For a while what `make` makes of an attribute, in its place."""
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, make(before))
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, before)
+
+
+def fit(
+    datamodule: PriceDataModule, config: Config, epochs: int, *callbacks: pl.Callback
+) -> list[dict[str, str]]:
+    """Train so many epochs as `forecast.train` does; the rows of its history."""
+    trainer = {**config["trainer"], "max_epochs": epochs, "patience": epochs}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        replaced(pl.LightningModule, "configure_callbacks", lambda own: lambda module: callbacks),
+    ):
+        fit_ensemble({**config, "trainer": trainer}, datamodule, Path(name), say=lambda line: None)
+        with open(Path(name) / "history.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def ours(datamodule: PriceDataModule, config: Config, steps: int) -> Speed:
+    """Speed of about so many steps, in whole epochs."""
     clock = Clock()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=steps,
-        limit_val_batches=0,
-        gradient_clip_val=config["optimizer"]["clip"],
-        callbacks=[clock],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    trainer.fit(forecaster(datamodule, config), datamodule)
-    return clock.rate
+    fit(datamodule, config, 1 + max(1, round(steps / datamodule.steps)), clock)
+    return clock.speed
 
 
-def loop(datamodule: PriceDataModule, config: dict, batches: list[Batch]) -> float:
-    """Targets per second of a plain loop over ready tensors."""
-    module = forecaster(datamodule, config).train()
-    network, head = module.network, module.head
+class Plain(nn.Module):
+    """The network as one writes it with `torch.nn`."""
+
+    def __init__(self, features: int, outputs: int, model: Config) -> None:
+        super().__init__()
+        units, layers = model["hidden_size"], model["layers"]
+        between = model["dropout"] if layers > 1 else 0.0
+        self.recurrence = TORCH[model["cell"]](
+            features, units, layers, batch_first=True, dropout=between
+        )
+        self.input_dropout, self.dropout = (
+            nn.Dropout(model[name]) for name in ("input_dropout", "dropout")
+        )
+        self.skip = nn.Linear(features, outputs, bias=False)
+        self.readout = nn.Linear(units, outputs)
+
+    def forward(self, x_BLF: Tensor, warmup: int) -> Tensor:
+        x_BLF = x_BLF * self.input_dropout(torch.ones_like(x_BLF[:, :1]))
+        hidden_BLU, _ = self.recurrence(x_BLF)
+        hidden_BLU = hidden_BLU[:, warmup:]
+        hidden_BLU = hidden_BLU * self.dropout(torch.ones_like(hidden_BLU[:, :1]))
+        return self.readout(hidden_BLU) + self.skip(x_BLF[:, warmup:])
+
+
+def loop(
+    datamodule: PriceDataModule, config: Config, examples: Sequence[Example], steps: int
+) -> Speed:
+    """Speed of a plain loop over ready tensors."""
+    head, options = make_head(config["head"]), config["optimizer"]
     assert not isinstance(head, PositionHead)
-    options = config["optimizer"]
+    warmup, horizons = datamodule.task.warmup, len(datamodule.task.horizons)
+    mean_F, std_F = (torch.from_numpy(a) for a in (datamodule.mean_F, datamodule.std_F))
+    network = Plain(len(mean_F), horizons * head.size, config["model"])
     optimizer = torch.optim.AdamW(
         network.parameters(),
         lr=options["lr"],
@@ -98,70 +174,42 @@ def loop(datamodule: PriceDataModule, config: dict, batches: list[Batch]) -> flo
         weight_decay=options["weight_decay"],
         fused=True,
     )
-    count, start = 0, 0.0
-    for step, batch in enumerate(batches):
-        raw, _ = network(batch.x_BLF, warmup=datamodule.task.warmup)
-        mask = batch.mask_BLH[:, datamodule.task.warmup :]
-        loss = head.loss(head.domain(raw), batch.y_BLH[:, datamodule.task.warmup :])
-        loss = (loss * mask).sum() / mask.sum()
+
+    def step(x_BLF: Tensor, y_BLH: Tensor) -> None:
+        x_BLF = torch.nan_to_num((x_BLF - mean_F) / std_F)
+        raw_BLHP = network(x_BLF, warmup).unflatten(-1, (horizons, head.size))
+        loss = head.loss(head.domain(raw_BLHP), y_BLH).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config["optimizer"]["clip"])
+        nn.utils.clip_grad_norm_(network.parameters(), options["clip"])
         optimizer.step()
-        if step == 0:
-            start = time.perf_counter()
-        else:
-            count += int(batch.mask_BLH.any(-1).sum())
-    return count / (time.perf_counter() - start)
 
-
-def ready(datamodule: PriceDataModule, steps: int) -> list[Batch]:
-    """The batches of an epoch, gathered beforehand."""
-    from forecast.dataset.windows import TrainingBatches
-
-    stream = TrainingBatches(
-        datamodule.windows,
-        datamodule.tensors("cpu"),
-        steps=datamodule.steps,
-        seed=0,
-        member=0,
-        steps_done=lambda: 0,
+    step(*examples[0])
+    start = time.perf_counter()
+    for example in islice(cycle(examples), steps):
+        step(*example)
+    seconds = time.perf_counter() - start
+    x_BLF, y_BLH = examples[0]
+    return Speed(
+        targets=steps * y_BLH.shape[:-1].numel(),
+        sessions=steps * x_BLF.shape[:-1].numel(),
+        steps=steps,
+        seconds=seconds,
     )
-    return [batch for batch, _ in zip(stream, range(steps), strict=False)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=40, help="batches of a turn")
-    parser.add_argument("--turns", type=int, default=11)
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    prices = load_prices("sp500")
-
-    overrides = ["experiment=many_to_one", "horizons=[1]", "model.hidden_size=64", "model.layers=2"]
-    config = plain(compose("train", [*overrides, "model.input_dropout=0"]))
-    datamodule = make_datamodule(config, prices)
-    batches = ready(datamodule, options.steps)
-    rates: dict[str, list[float]] = {"plain torch loop": [], "forecast": []}
-    for _ in range(options.turns):
-        rates["plain torch loop"].append(loop(datamodule, config, batches))
-        rates["forecast"].append(ours(datamodule, config, options.steps))
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("many-to-one, LSTM 64 × 2, 60 sessions, batch 256: windows/s, median of turns")
-    middle = {name: statistics.median(values) for name, values in rates.items()}
-    for name, value in middle.items():
-        print(f"  {name:20s} {value:10,.0f}   turns {', '.join(f'{r:,.0f}' for r in rates[name])}")
-    print(f"  ratio                {middle['forecast'] / middle['plain torch loop']:10.3f}")
-
-    for cell in ("lstm", "gru", "rnn"):
-        config = plain(compose("train", [f"model={cell}"]))
-        datamodule = make_datamodule(config, prices)
-        best = max(ours(datamodule, config, datamodule.steps) for _ in range(options.turns))
-        print(f"default {cell}: {best:,.0f} targets/s (best of {options.turns} epochs)")
-
-
-if __name__ == "__main__":
-    main()
+def ready(datamodule: PriceDataModule, steps: int) -> list[Example]:
+    """Batches of windows that lie anywhere in the training range."""
+    panel, task, train = datamodule.panel, datamodule.task, datamodule.ranges["train"]
+    bounds = zip(train.low, train.high, panel.offsets[:-1] + task.length, strict=True)
+    last = np.concatenate([np.arange(max(low, whole), high) for low, high, whole in bounds])
+    drawn = np.random.default_rng(0).choice(last, (min(steps, MOST_READY), task.batch))
+    examples = []
+    for last_B in drawn:
+        rows_BL = last_B[:, None] + np.arange(1 - task.length, 1)
+        origin_BL1 = rows_BL[:, task.warmup :, None] + task.delay
+        change_BLH = panel.log_price[origin_BL1 + task.horizons] - panel.log_price[origin_BL1]
+        unit_BLH = panel.scale[origin_BL1 - task.delay] * np.sqrt(task.horizons)
+        y_BLH = (change_BLH / unit_BLH).astype(np.float32)
+        examples.append((torch.from_numpy(panel.values[rows_BL]), torch.from_numpy(y_BLH)))
+    return examples
