@@ -32,6 +32,7 @@ NOT_IN_ID = (
     "backtest.executor",
     "backtest.jobs",
     "backtest.ray_address",
+    "data.in_memory",
     "data.jobs",
     "data.max_age",
     "data.offline",  # what was read is in the id by its content

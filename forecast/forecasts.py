@@ -8,7 +8,9 @@ stand in `forecast.schema` and are to be had from here too.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +33,7 @@ from forecast.schema import (
     QUANTILES,
     SCHEMA,
     examine,
+    one_piece,
     validate,
 )
 
@@ -62,7 +65,12 @@ class ForecastWriter:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._partial = self._path.with_name(self._path.name + ".partial")
-        self._seen: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+        # By all of the key but symbol and origin: first and last origin of each block of a symbol.
+        # Names are shared, since of 20,000 symbols these would be the most there is in memory.
+        self._seen: dict[tuple[Any, ...], dict[str, tuple[int, ...]]] = {}
+        # The next block is made while one is encoded.
+        self._encoder = ThreadPoolExecutor(1)
+        self._encoding: Future[None] | None = None
 
     def __enter__(self) -> Self:
         self._writer = pq.ParquetWriter(
@@ -94,16 +102,27 @@ class ForecastWriter:
                 f"{where}: a block mixes (model, fold, part) "
                 f"{sorted({key[:3] for key in spans})[:2]}. Write one block for each."
             )
-        for key, (first, last) in spans.items():
-            for other_first, other_last in self._seen.setdefault(key, []):
+        for (model, fold, part, symbol, horizon), (first, last) in spans.items():
+            seen = self._seen.setdefault((model, fold, part, horizon), {})
+            before = seen.get(symbol, ())
+            for other_first, other_last in zip(before[::2], before[1::2], strict=True):
                 if first <= other_last and other_first <= last:
                     both = np.array([max(first, other_first), min(last, other_last)], "M8[D]")
+                    key = f"{model} {fold} {part} {symbol} {horizon}"
                     raise ForecastError(
-                        f"{where}: {' '.join(map(str, key))} has forecasts from {both[0]} to "
-                        f"{both[1]} twice. Leave out one of the two tables."
+                        f"{where}: {key} has forecasts from {both[0]} to {both[1]} twice. Leave "
+                        "out one of the two tables."
                     )
-            self._seen[key].append((first, last))
-        self._writer.write_table(table, row_group_size=table.num_rows)
+            seen[sys.intern(symbol)] = (*before, first, last)
+        self._encoded()
+        self._encoding = self._encoder.submit(
+            self._writer.write_table, table, row_group_size=table.num_rows
+        )
+
+    def _encoded(self) -> None:
+        """Wait for the block that is being encoded."""
+        if self._encoding is not None:
+            self._encoding.result()
 
     def __exit__(
         self,
@@ -112,8 +131,10 @@ class ForecastWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
+            self._encoder.shutdown()
             self._writer.close()
             if error is None:
+                self._encoded()
                 with open(self._partial, "rb+") as file:
                     os.fsync(file.fileno())
                 os.replace(self._partial, self._path)
@@ -132,7 +153,8 @@ def read_blocks(
     """Read a Forecasts table block by block, in file order.
 
     Row groups that hold nothing wanted, by their statistics, are not read. Names come as
-    categoricals with sorted categories, dates as datetime64[s].
+    categoricals with sorted categories, dates as datetime64[s]. Numbers are not to be changed in
+    place: they lie where Parquet decoded them.
 
     Raises
     ------
@@ -140,7 +162,8 @@ def read_blocks(
         Where the file is missing, is no Forecasts table or lacks a column asked for.
     """
     wanted = {"part": part, "model": model, "symbol": symbols}
-    yield from map(_frame, _tables(path, columns, wanted))
+    for table in _tables(path, columns, wanted):
+        yield _frame(table, copy=False)
 
 
 def read_forecasts(
@@ -268,11 +291,11 @@ def _range(file: pq.ParquetFile, group: int, name: str) -> tuple[Any, Any] | Non
     return statistics.min, statistics.max
 
 
-def _frame(table: pa.Table) -> pd.DataFrame:
+def _frame(table: pa.Table, *, copy: bool = True) -> pd.DataFrame:
     """Arrow to pandas: names as sorted categoricals, dates as datetime64[s]."""
     frame = {}
     for name in table.column_names:
-        column = table[name].combine_chunks()
+        column = one_piece(table[name])
         if pa.types.is_dictionary(column.type):
             names = column.to_pandas().cat.remove_unused_categories()
             frame[name] = names.cat.reorder_categories(sorted(names.cat.categories))
@@ -280,4 +303,4 @@ def _frame(table: pa.Table) -> pd.DataFrame:
             frame[name] = column.to_numpy(zero_copy_only=False).astype("datetime64[s]")
         else:
             frame[name] = column.to_numpy(zero_copy_only=False)
-    return pd.DataFrame(frame)
+    return pd.DataFrame(frame, copy=copy)

@@ -8,6 +8,7 @@ session dates. `forecast.forecasts` reads and writes such tables.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,8 +108,12 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
                 f"{where}: column {name} is missing. Add it; what a model does not state is null "
                 f"in all rows, and only {', '.join(OPTIONAL)} may be left out."
             )
-    table = pa.table([_conform(block, field, where) for field in SCHEMA], schema=SCHEMA)
-    value = {name: table[name].to_numpy() for name in (*FLOATS, "fold", "horizon", "delay")}
+    columns = {field.name: _conform(block, field, where) for field in SCHEMA}
+    table = pa.table(list(columns.values()), schema=SCHEMA)
+    value = {
+        name: columns[name].to_numpy(zero_copy_only=False)
+        for name in (*FLOATS, "fold", "horizon", "delay", "origin", "target_date")
+    }
 
     def refuse(wrong: Any, rule: str) -> None:
         if wrong.any():
@@ -124,13 +129,12 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         sign = "at least" if allowed else "above"
         refuse(wrong, f"{name}={{{name}}} must be {sign} {lowest}. Correct or drop the row.")
     refuse(value["pit"] > 1, "pit={pit} must be at most 1. Give a probability.")
-    part = table["part"].combine_chunks()
+    part = columns["part"]
     unknown = np.array([name not in PARTS for name in part.dictionary.to_pylist()], dtype=bool)
     if unknown.any():
         refuse(unknown[part.indices.to_numpy()], f"part={{part}} is none of {', '.join(PARTS)}.")
 
-    origin = table["origin"].to_numpy().astype("datetime64[D]")
-    target = table["target_date"].to_numpy().astype("datetime64[D]")
+    origin, target = (value[name].astype("datetime64[D]") for name in ("origin", "target_date"))
     actual = ~np.isnan(value["actual"])
     refuse(
         target <= origin,  # NaT compares false
@@ -141,13 +145,13 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         actual & np.isnat(target),
         "actual={actual} has no target_date. Give the date on which it was known.",
     )
-    models, model = _codes(table, "model")
+    models, model = _codes(columns["model"])
     # A model states a column for a horizon, never for some of its rows only.
     group = value["horizon"].astype(np.int64) * models + model
     _, stated = np.unique(group, return_inverse=True)
-    for columns, rows in ((_BY_MODEL, np.ones_like(actual)), (_BY_ACTUAL, actual)):
+    for names, rows in ((_BY_MODEL, np.ones_like(actual)), (_BY_ACTUAL, actual)):
         size = np.bincount(stated[rows], minlength=len(stated))
-        for name in columns:
+        for name in names:
             null = np.isnan(value[name]) & rows
             if null.any():
                 count = np.bincount(stated[null], minlength=len(stated))
@@ -156,19 +160,22 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
                     f"{name} is null here but not in every row of its horizon. A model states a "
                     f"column for a horizon or does not; fill it or empty it.",
                 )
-    quantile = np.stack([value[name] for name in QUANTILES], axis=1)
-    null = np.isnan(quantile)
-    refuse(
-        null.any(axis=1) & ~null.all(axis=1), "some quantiles are null. Give all levels or none."
-    )
-    refuse(
-        (quantile[:, 1:] < quantile[:, :-1]).any(axis=1),
-        "quantiles cross (q01={q01}, q50={q50}, q99={q99}). Sort them within the row.",
-    )
+    # Column by column: a block of all quantiles would be copied first.
+    quantiles = [value[name] for name in QUANTILES]
+    every, crossing = np.ones_like(actual), np.zeros_like(actual)
+    some = ~every
+    for quantile in quantiles:
+        known = ~np.isnan(quantile)
+        some |= known
+        every &= known
+    refuse(some & ~every, "some quantiles are null. Give all levels or none.")
+    for lower, upper in pairwise(quantiles):
+        crossing |= upper < lower
+    refuse(crossing, "quantiles cross (q01={q01}, q50={q50}, q99={q99}). Sort them within the row.")
     # Rows are sorted by key: equal neighbours are duplicates, and groups have their ends at hand.
     for name in ("part", "symbol"):
-        names, code = _codes(table, name)
-        group = group * names + code
+        known_names, code = _codes(columns[name])
+        group = group * known_names + code
     group = group * (value["fold"].max(initial=0) + 1) + value["fold"]
     day = origin.astype(np.int64)
     row = np.lexsort((day, group))
@@ -187,7 +194,7 @@ def _conform(block: pa.Table, field: pa.Field, where: str) -> pa.Array:
     """One column in the type of `SCHEMA` and in one chunk."""
     if field.name not in block.column_names:
         return pa.nulls(block.num_rows, field.type)
-    column = block[field.name].combine_chunks()
+    column = one_piece(block[field.name])
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     whole, empty = pa.types.is_integer(kind), pa.types.is_null(kind)
     if pa.types.is_dictionary(field.type):
@@ -212,10 +219,14 @@ def _conform(block: pa.Table, field: pa.Field, where: str) -> pa.Array:
     return column
 
 
-def _codes(table: pa.Table, name: str) -> tuple[int, Any]:
+def one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece; joining a single one would copy it."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _codes(names: pa.DictionaryArray) -> tuple[int, Any]:
     """How many names a column has, and which of them each row holds."""
-    column = table[name].combine_chunks()
-    return max(1, len(column.dictionary)), column.indices.to_numpy()
+    return max(1, len(names.dictionary)), names.indices.to_numpy()
 
 
 def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from scipy.special import ndtri
 
 from forecast import forecasts
 from forecast.config import ForecastError
+from forecast.evaluation.scores import Scores
 from forecast.forecasts import (
     INNER,
     LEVELS,
@@ -174,6 +176,23 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["f.parquet"]
 
 
+def test_an_error_of_the_encoder_is_raised_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: pq.ParquetWriter, table: pa.Table, **_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    for blocks in (1, 2):  # it is met at the end, or by the next block
+        with (
+            pytest.raises(OSError, match="No space left"),
+            ForecastWriter(tmp_path / "f.parquet") as writer,
+        ):
+            for number in range(blocks):
+                writer.write(make_block(symbols=(f"S{number}",)))
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_reading_streams_one_block_at_a_time_and_skips_unwanted_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +229,23 @@ def test_reading_streams_one_block_at_a_time_and_skips_unwanted_ones(
     read.clear()
     assert set(read_forecasts(path, part="test", model=["rnn", "gru"])["model"]) == {"rnn", "gru"}
     assert read == [6, 8, 9, 11]
+
+
+def test_more_symbols_take_no_more_memory_to_write_and_to_score(tmp_path: Path) -> None:
+    """Three or twelve blocks of the same size, one after the other."""
+    peaks = []
+    for count in (1, 3, 12):  # the first imports what the others use
+        names = [f"S{number:02d}" for number in range(8 * count)]
+        tracemalloc.start()
+        with ForecastWriter(tmp_path / "f.parquet") as writer:
+            for first in range(0, len(names), 8):
+                writer.write(make_block(symbols=tuple(names[first : first + 8]), days=150))
+        scores = Scores()
+        for block in read_blocks(tmp_path / "f.parquet"):
+            scores.add(block)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.1 * peaks[1]
 
 
 def test_values_read_can_be_changed(tmp_path: Path) -> None:

@@ -283,9 +283,11 @@ class FeatureSet:
         for covariate in covariates:
             parts.extend(join(covariate, symbol, history.date))
             names.extend(covariate.columns)
-        values = np.empty((len(history), len(parts)), np.float32)
-        for c, part in enumerate(parts):
-            values[:, c] = part
+        # Column by column, then turned: filling a row-major block by columns takes twice as long.
+        values_CN = np.empty((len(parts), len(history)), np.float32)
+        for part, column in zip(parts, values_CN, strict=True):
+            column[:] = part
+        values = np.ascontiguousarray(values_CN.T)
         # What is undefined (no scale yet, no market, covariate unknown) is null here and becomes
         # the training mean, that is 0, once the network standardises.
         values[~np.isfinite(values)] = np.nan

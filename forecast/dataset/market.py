@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,40 @@ class Market:
     def at(self, date_N: np.ndarray, *, lag: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return and scale at a symbol's sessions, null where the market is undefined."""
         result = np.full((2, len(date_N)), np.nan)
-        if len(self.date):
-            at = np.searchsorted(self.date, date_N, side="right") - 1
-            same_day = (at >= 0) & (self.date[np.maximum(at, 0)] == date_N)
-            at -= lag
-            use = same_day & (at >= 0)
-            result[0, use] = self.log_return[at[use]]
-            result[1, use] = self.scale[at[use]]
+        at = self._places.of(date_N)
+        use = at >= 0
+        at -= lag
+        use &= at >= 0
+        result[0, use] = self.log_return[at[use]]
+        result[1, use] = self.scale[at[use]]
         return result[0], result[1]
+
+    @cached_property
+    def _places(self) -> Places:
+        return Places(self.date)
+
+
+class Places:
+    """Where each date stands among some: a table of days, since panels ask for every row of theirs.
+
+    Parameters
+    ----------
+    dates : array of datetime64[D], shape (T,)
+        Ascending and unique.
+    """
+
+    def __init__(self, dates: np.ndarray) -> None:
+        # One day more at either end stands for all dates beyond, of which there are none.
+        self._first = dates[0] - 1 if len(dates) else np.datetime64(0, "D")
+        day_T = (dates - self._first).astype(np.int64)
+        self._place = np.full(int(day_T[-1]) + 2 if len(dates) else 1, -1, np.int64)
+        self._place[day_T] = np.arange(len(dates))
+
+    def of(self, date_N: np.ndarray) -> np.ndarray:
+        """Index of each date (datetime64[D]), −1 where it is none of them, int64 of shape (N,)."""
+        day_N = (date_N - self._first).astype(np.int64)
+        place_N: np.ndarray = self._place[np.clip(day_N, 0, len(self._place) - 1)]
+        return place_N
 
 
 def symbol_slices(prices: Prices) -> Iterator[tuple[str, slice]]:

@@ -6,15 +6,19 @@ materialised beyond the batch, so N·C floats are what training holds.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import pandas as pd
 
 from forecast.config import ForecastError
 from forecast.dataset.features import MARKET_FEATURES, FeatureSet, History
 from forecast.dataset.market import (
     Market,
+    Places,
     make_market,
     market_lag,
     symbol_calendar,
@@ -22,7 +26,10 @@ from forecast.dataset.market import (
 )
 from forecast.prices.exchanges import exchange_sessions
 from forecast.prices.frame import Prices
+from forecast.prices.mapped import scratch
 
+# Rows, of about 130 bytes each, below which a panel is made before files would be worth it.
+LARGE = 1_000_000
 # Columns that no feature reads: names, dates, and actions that the close has absorbed.
 NOT_NUMBERS = ("symbol", "date", "calendar", "dividend", "split")
 
@@ -65,7 +72,13 @@ class Panel:
         `session_variance` states it; null in a symbol's first session.
     market_lag : array of int64, shape (S,)
         Sessions by which a symbol sees the market late, because its exchange closes earlier.
+    folder : Path or None
+        Of the panel store, where the columns of N rows lie; None: in memory.
     """
+
+    COLUMNS: ClassVar = (
+        "values", "day", "log_price", "price", "scale", "gaps", "session_variance"
+    )  # fmt: skip
 
     values: np.ndarray
     day: np.ndarray
@@ -81,11 +94,30 @@ class Panel:
     dates: np.ndarray
     market: Market
     facts: tuple[SymbolFacts, ...] = ()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    folder: Path | None = field(init=False, default=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes: what lies in files they open themselves."""
+        return vars(self) if self.folder is None else {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state.get("folder") is not None:
+            from forecast.dataset.panel_store import read_panel
+
+            state = vars(read_panel(state["folder"]))
+        vars(self).update(state)
 
     @property
     def rows(self) -> int:
         return len(self.day)
+
+    def empty(self, kind: str, *axes: int) -> np.ndarray:
+        """An array to be filled, shape (N, *axes), that lies where the panel does."""
+        shape = (self.rows, *axes)
+        if self.folder is None:
+            return np.empty(shape, kind)
+        return scratch(self.folder.parent, math.prod(shape), kind).reshape(shape)
 
     def symbol_rows(self, s: int) -> slice:
         return slice(int(self.offsets[s]), int(self.offsets[s + 1]))
@@ -108,6 +140,7 @@ def make_panel(
     *,
     market: Market | str | None = "equal_weight",
     max_gap: int = 10,
+    in_memory: bool = True,
 ) -> Panel:
     """Turn prices into the panel that everything downstream reads.
 
@@ -119,88 +152,139 @@ def make_panel(
         A stored market (prediction), or its definition (see `make_market`).
     max_gap : int
         Exchange sessions a symbol may be missing; a longer gap is flagged and masked as a target.
+    in_memory : bool
+        False: a panel of `LARGE` rows or more lies in files of the panel store, where it is found
+        again.
 
     Raises
     ------
     ForecastError
         A column that a feature needs and the source lacks; a market that cannot be defined; a
-        function of features.own whose columns differ between symbols.
+        function of features.own whose columns differ between symbols; no place for the files.
     """
     if max_gap < 0:
         raise ForecastError(f"data.max_gap={max_gap} must be 0 or more sessions.")
-    frame = prices.frame
-    features.check_source(list(frame.columns), prices.source)
+    features.check_source(list(prices.frame.columns), prices.source)
+    if in_memory or len(prices.frame) < LARGE:
+        return fill_panel(InMemory(len(prices.frame)), prices, features, market, max_gap)
+    from forecast.dataset.panel_store import PanelStore
+
+    return PanelStore().panel(prices, features, market, max_gap)
+
+
+class Columns(Protocol):
+    """Where the rows of a panel go, symbol by symbol."""
+
+    def put(self, name: str, rows: slice, values: np.ndarray) -> None:
+        """Take the next rows of a column."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All columns, once every row is there."""
+
+
+class InMemory:
+    """Columns as arrays of so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, rows: slice, values: np.ndarray) -> None:
+        if name not in self._arrays:
+            self._arrays[name] = np.empty((self._rows, *values.shape[1:]), values.dtype)
+        self._arrays[name][rows] = values
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self._arrays
+
+
+def fill_panel(
+    columns: Columns,
+    prices: Prices,
+    features: FeatureSet,
+    market: Market | str | None,
+    max_gap: int,
+) -> Panel:
+    """The panel of `make_panel`, whose rows go to `columns` as they are made."""
+    dates = _union_calendar(prices)
+    places = Places(dates)
     if not isinstance(market, Market):
         market = make_market(prices, market, half_life=features.scale_half_life)
     if market.definition == "none":
         features = replace(
             features, columns=[c for c in features.columns if c not in MARKET_FEATURES]
         )
-    slices = list(symbol_slices(prices))
-    dates = _union_calendar(prices)
-    n = len(frame)
-    close = frame["close"].to_numpy()
-    panel = Panel(
-        values=np.empty((0, 0), np.float32),
-        day=np.empty(n, np.int32),
-        offsets=np.array([0] + [rows.stop for _, rows in slices], np.int64),
-        log_price=np.empty(n, np.float64),
-        price=_shown_price(frame),
-        scale=np.empty(n, np.float32),
-        gaps=np.empty(n, np.int32),
-        session_variance=np.empty(n, np.float64),
-        market_lag=np.zeros(len(slices), np.int64),
-        symbols=tuple(symbol for symbol, _ in slices),
-        names=(),
-        dates=dates,
-        market=market,
-    )
-    values = panel.values
+    arrays, slices = _arrays(prices), list(symbol_slices(prices))
+    calendars = [symbol_calendar(prices, rows) for _, rows in slices]
     names: list[str] = []
     facts: list[SymbolFacts] = []
     warnings: list[str] = []
-    for s, (symbol, rows) in enumerate(slices):
-        calendar = symbol_calendar(prices, rows)
-        panel.market_lag[s] = market_lag(calendar, market.calendar)
-        history = history_of(prices, rows, features, market)
-        days = history.date
-        block, columns = features.compute(history, symbol, prices.covariates)
-        if not names:
-            names, values = columns, np.empty((n, len(columns)), np.float32)
-        if columns != names:
+    for (symbol, rows), calendar in zip(slices, calendars, strict=True):
+        history = _history(arrays, rows, calendar, features, market)
+        values, own = features.compute(history, symbol, prices.covariates)
+        names = names or own
+        if own != names:
             raise ForecastError(
-                f"features.own: {symbol} has the columns {columns}, {slices[0][0]} has {names}. "
+                f"features.own: {symbol} has the columns {own}, {slices[0][0]} has {names}. "
                 "Return the same columns for every symbol."
             )
-        values[rows] = block
-        panel.day[rows] = np.searchsorted(dates, days)
-        panel.log_price[rows] = 100.0 * np.log(close[rows])
-        panel.scale[rows] = history.scale
-        panel.session_variance[rows] = session_variance(history)
-        gap = _gaps(days, calendar, dates, max_gap)
-        panel.gaps[rows] = np.cumsum(gap)
+        gap = _gaps(history.date, calendar, dates, max_gap)
+        block = {
+            "values": values,
+            "day": places.of(history.date).astype(np.int32),
+            "log_price": 100.0 * np.log(history.columns["close"]),
+            "price": _shown_price(history),
+            "scale": history.scale.astype(np.float32),
+            "gaps": np.cumsum(gap, dtype=np.int32),
+            "session_variance": session_variance(history),
+        }
+        for name, column in block.items():
+            columns.put(name, rows, column)
         facts.append(_facts(symbol, history, gap))
-        warnings.extend(_gap_warnings(symbol, days, gap, max_gap))
+        warnings.extend(_gap_warnings(symbol, history.date, gap, max_gap))
     if market.definition == "equal_weight" and not len(market.date):
         warnings.append(
             "market: no date has five symbols, so the market's features are undefined (0 after "
             "standardising); data.market names a symbol to use instead"
         )
-    return replace(
-        panel, values=values, names=tuple(names), facts=tuple(facts), warnings=tuple(warnings)
+    return Panel(
+        **columns.arrays(),
+        offsets=np.array([0] + [rows.stop for _, rows in slices], np.int64),
+        market_lag=np.array([market_lag(code, market.calendar) for code in calendars], np.int64),
+        symbols=tuple(symbol for symbol, _ in slices),
+        names=tuple(names),
+        dates=dates,
+        market=market,
+        facts=tuple(facts),
+        warnings=tuple(warnings),
     )
 
 
 def history_of(prices: Prices, rows: slice, features: FeatureSet, market: Market) -> History:
     """What is known of the symbol whose rows of the frame these are."""
-    frame = prices.frame
-    days = frame["date"].to_numpy()[rows].astype("datetime64[D]")
-    market_return, market_scale = market.at(
-        days, lag=market_lag(symbol_calendar(prices, rows), market.calendar)
-    )
+    calendar = symbol_calendar(prices, rows)
+    return _history(_arrays(prices), rows, calendar, features, market)
+
+
+def _arrays(prices: Prices) -> dict[str, np.ndarray]:
+    """Dates and numbers of all rows; a frame takes longer to ask than a symbol's features."""
+    names = [c for c in prices.frame.columns if c == "date" or c not in NOT_NUMBERS]
+    return {name: prices.frame[name].to_numpy() for name in names}
+
+
+def _history(
+    arrays: Mapping[str, np.ndarray],
+    rows: slice,
+    calendar: str | None,
+    features: FeatureSet,
+    market: Market,
+) -> History:
+    columns = {name: values[rows] for name, values in arrays.items()}
+    days = columns.pop("date").astype("datetime64[D]")
+    market_return, market_scale = market.at(days, lag=market_lag(calendar, market.calendar))
     return History(
         date=days,
-        columns={c: frame[c].to_numpy()[rows] for c in frame.columns if c not in NOT_NUMBERS},
+        columns=columns,
         market=market_return,
         market_scale=market_scale,
         scale_half_life=features.scale_half_life,
@@ -231,12 +315,9 @@ def session_variance(history: History) -> np.ndarray:
     return np.where(np.isfinite(ranged), ranged, squared)
 
 
-def _shown_price(frame: pd.DataFrame) -> np.ndarray:
-    close: np.ndarray = frame["close"].to_numpy()
-    if "raw_close" not in frame:
-        return close
-    raw: np.ndarray = frame["raw_close"].to_numpy()
-    return np.where(np.isnan(raw), close, raw) if np.isnan(raw).any() else raw
+def _shown_price(history: History) -> np.ndarray:
+    close, raw = history.columns["close"], history.session_close
+    return np.where(np.isnan(raw), close, raw)
 
 
 def _union_calendar(prices: Prices) -> np.ndarray:

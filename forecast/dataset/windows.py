@@ -175,14 +175,16 @@ def targets(panel: Panel, horizons: Sequence[int], delay: int) -> np.ndarray:
 
     Null beyond the data, across a long gap, and where the row has no scale.
     """
-    target_NH = np.full((panel.rows, len(horizons)), np.nan, np.float32)
+    target_NH = panel.empty("f4", len(horizons))
     for s in range(len(panel.symbols)):
         rows = panel.symbol_rows(s)
+        target_NH[rows] = np.nan
         log_price, gaps, scale = panel.log_price[rows], panel.gaps[rows], panel.scale[rows]
         for h, horizon in enumerate(horizons):
             reach = delay + horizon
-            change = log_price[reach:] - log_price[delay : len(scale) - horizon]
-            origins = slice(0, max(len(scale) - reach, 0))
+            known = max(len(scale) - reach, 0)
+            origins = slice(known)
+            change = log_price[reach:] - log_price[delay : delay + known]
             unbroken = gaps[reach:] == gaps[origins]
             scaled = change.astype(np.float32) / (scale[origins] * np.sqrt(np.float32(horizon)))
             target_NH[rows][origins, h] = np.where(unbroken, scaled, np.nan)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Keys of the section `data` that the data set room reads.
 OF_THE_PANEL = ("market", "max_gap")
+# Sources that can lay their prices in a file; the others read them into memory all the same.
+IN_A_FILE = ("forecast.prices.simulated.simulated",)
 
 
 def load_prices(data: str | Mapping[str, Any] = "sp500", **options: Any) -> Prices:
@@ -29,10 +31,15 @@ def load_prices(data: str | Mapping[str, Any] = "sp500", **options: Any) -> Pric
     ForecastError
         Anything wrong with the options or the prices.
     """
-    from forecast.config import compose, instantiate, plain
+    from forecast.config import ForecastError, compose, instantiate, plain
 
     section = plain(compose("train", [f"data={data}"]))["data"] if isinstance(data, str) else data
     arguments = {k: v for k, v in {**section, **options}.items() if k not in OF_THE_PANEL}
+    in_memory = arguments.pop("in_memory", True)
+    if not isinstance(in_memory, bool):
+        raise ForecastError(f"data.in_memory={in_memory} is not true or false. Correct the value.")
+    if not in_memory and arguments["_target_"] in IN_A_FILE:
+        arguments["in_memory"] = False
     return cast("Prices", instantiate(arguments, "data"))
 
 

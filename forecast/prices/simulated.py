@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from forecast.config import ForecastError
 from forecast.prices.choice import Choice, Symbols, read_date
 from forecast.prices.covariates import load_covariates
 from forecast.prices.frame import Covariate, Prices, finished
+from forecast.prices.mapped import home_folder, scratch
 from forecast.prices.processes import (
     BARS,
     LISTING,
@@ -106,6 +108,7 @@ def simulated(
     start: str | None = None,
     end: str | None = None,
     covariates: Sequence[Mapping[str, object]] = (),
+    in_memory: bool = True,
 ) -> Prices:
     """Independent symbols `SIM0001, SIM0002, ...` on shared sessions, Monday to Friday.
 
@@ -134,6 +137,8 @@ def simulated(
     first : first session, YYYY-MM-DD.
     truth : whether to hand out the true distribution too.
     truth_paths : paths behind the quantiles of a GARCH beyond one session.
+    in_memory : False: the frame's columns lie in a nameless file under FORECAST_HOME, which goes
+        with them. The same values.
 
     Raises
     ------
@@ -170,6 +175,7 @@ def simulated(
         choice=choice,
         listed=[_listing(seed, n, n_sessions) if staggered else 0 for n in range(n_symbols)],
         bars=seed if ohlcv else None,
+        in_memory=in_memory,
     )
     own: tuple[Covariate, ...] = ()
     frame, left_out = finished(
@@ -262,6 +268,7 @@ def _frame(
     choice: Choice,
     listed: Sequence[int],
     bars: int | None,
+    in_memory: bool,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The long frame and the signals on its rows, filled block by block into their final place."""
     low = 0 if choice.start is None else int(np.searchsorted(sessions, choice.start))
@@ -272,11 +279,12 @@ def _frame(
     counts = [max(0, high - first) for first in firsts]
     offsets = np.append(0, np.cumsum(counts, dtype=np.int64))
     rows = int(offsets[-1])
-    columns = {
-        name: np.empty(rows) for name in ("close", *(BAR_FIELDS if bars is not None else ()))
-    }
+    empty: Callable[[Any], np.ndarray] = partial(np.empty, rows)
+    if not in_memory:
+        empty = partial(scratch, home_folder(), rows)
+    columns = {name: empty("f8") for name in ("close", *(BAR_FIELDS if bars is not None else ()))}
     signals: dict[str, np.ndarray] = {}
-    date = np.empty(rows, dtype="datetime64[s]")
+    date, code = empty("M8[s]"), empty(np.min_scalar_type(-len(numbers)))
     for begin in range(0, len(numbers), BLOCK):
         block = numbers[begin : begin + BLOCK]
         draw = process.draw(block, len(sessions))
@@ -286,14 +294,15 @@ def _frame(
         for row in range(len(block)):
             there = slice(offsets[begin + row], offsets[begin + row + 1])
             here = slice(high - counts[begin + row], high)
-            date[there] = sessions[here]
+            date[there], code[there] = sessions[here], begin + row
             for name, column in columns.items():
                 column[there] = drawn[name][row, here]
             for name, told_BT in draw.signals.items():
-                signals.setdefault(name, np.empty(rows))[there] = told_BT[row, here]
-    codes = np.repeat(np.arange(len(numbers), dtype=np.int32), counts)
+                if name not in signals:
+                    signals[name] = empty("f8")
+                signals[name][there] = told_BT[row, here]
     categories = pd.Index([names[number] for number in numbers], dtype="str")
-    symbol = pd.Categorical.from_codes(codes, categories=categories)
+    symbol = pd.Categorical.from_codes(code, categories=categories)
     return pd.DataFrame({"symbol": symbol, "date": date, **columns}, copy=False), signals
 
 

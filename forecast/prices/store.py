@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from forecast.config import ForecastError
 from forecast.prices.frame import _blocks
+from forecast.prices.mapped import home_folder
 from forecast.prices.names import SUFFIX, file_name, symbol_of
 
 NUMBERS = ("open", "high", "low", "close", "volume", "dividend", "split", "capital_gain")
@@ -104,16 +105,11 @@ class Store:
 
     Parameters
     ----------
-    home : by default the environment's FORECAST_HOME, else the user's data directory.
+    home : by default that of `home_folder`.
     """
 
     def __init__(self, home: Path | str | None = None) -> None:
-        home = home or os.environ.get("FORECAST_HOME")
-        if not home:
-            import platformdirs
-
-            home = platformdirs.user_data_dir("forecast", appauthor=False)
-        self.home = Path(home).expanduser()
+        self.home = home_folder(home)
         self.folder = self.home / "prices"
 
     def symbols(self) -> list[str]:

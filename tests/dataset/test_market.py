@@ -16,6 +16,7 @@ from forecast.config import ForecastError
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.market import (
     Market,
+    Places,
     await_sessions,
     close_time,
     extend_market,
@@ -103,6 +104,21 @@ def test_no_market_is_undefined_everywhere(random_prices: PricesOf) -> None:
 def test_an_unknown_symbol_is_no_market(random_prices: PricesOf) -> None:
     with pytest.raises(ForecastError, match="data.market=SPY is no symbol of the panel"):
         make_market(random_prices(0), "SPY", half_life=20.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    days=st.lists(st.integers(-40_000, 40_000), max_size=30, unique=True),
+    asked=st.lists(st.integers(-41_000, 41_000), max_size=30),
+)
+def test_a_date_stands_where_it_is_found_among_the_others_or_nowhere(
+    days: list[int], asked: list[int]
+) -> None:
+    dates = np.sort(np.array(days, "datetime64[D]"))
+    wanted = np.array(asked + days, "datetime64[D]")
+    known = list(dates)
+    found = [known.index(date) if date in known else -1 for date in wanted]
+    assert Places(dates).of(wanted).tolist() == found
 
 
 def test_symbol_slices_are_the_rows_of_each_symbol(random_prices: PricesOf) -> None:

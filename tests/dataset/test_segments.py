@@ -113,9 +113,10 @@ def test_the_order_of_segments_depends_on_seed_member_and_epoch_alone(
 
     def days(seed: int = 0, member: int = 0, done: int = 0) -> list[list[int]]:
         batches = TrainingBatches(
-            segments, tensors, steps=steps, seed=seed, member=member, steps_done=lambda: done
-        )
-        return [batch.day_BL[:, -1].tolist() for batch in batches]
+            segments, tensors, steps=steps, seed=seed, members=lambda: (member,),
+            steps_done=lambda: done,
+        )  # fmt: skip
+        return [batch.only().day_BL[:, -1].tolist() for batch in batches]
 
     first = days()
     torch.manual_seed(1), np.random.seed(1)

@@ -161,9 +161,10 @@ def test_a_rows_inputs_are_sessions_of_its_own_symbol_up_to_itself(
     warmup = min(warmup, length - 1)
     windows = Windows(random_range(panel, seed, warmup=warmup), panel.offsets, length, warmup)
     batches = TrainingBatches(
-        windows, tensors_of(panel), steps=2, seed=seed, member=0, steps_done=lambda: 2 * epoch
-    )
-    for batch in batches:
+        windows, tensors_of(panel), steps=2, seed=seed, members=lambda: (0,),
+        steps_done=lambda: 2 * epoch,
+    )  # fmt: skip
+    for batch in (batch.only() for batch in batches):
         row_BL, symbol_BL = batch.x_BLF.unbind(-1)
         assert (symbol_BL == symbol_BL[:, :1]).all()
         step_BL = row_BL.diff(dim=1)
@@ -208,9 +209,11 @@ def test_many_to_one_is_one_target_at_the_end_of_each_window(
 
 
 def epoch_of(windows: Windows, tensors: PanelTensors, steps: int, **key: int) -> list[Batch]:
-    done = key.pop("epoch") * steps + key.pop("into_epoch", 0)
-    batches = TrainingBatches(windows, tensors, steps=steps, steps_done=lambda: done, **key)
-    result = list(batches)
+    done, member = key.pop("epoch") * steps + key.pop("into_epoch", 0), key.pop("member")
+    batches = TrainingBatches(
+        windows, tensors, steps=steps, members=lambda: (member,), steps_done=lambda: done, **key
+    )
+    result = [batch.only() for batch in batches]
     assert len(result) == len(batches) == steps
     return result
 
@@ -257,9 +260,49 @@ def test_every_epoch_has_the_same_number_of_batches_and_none_is_empty(
     for epoch in range(12):
         batches = epoch_of(windows, tensors_of(panel), steps, seed=0, member=0, epoch=epoch)
         assert len(batches) == steps
-        assert all(1 <= len(b.x_BLF) <= 3 for b in batches)
+        assert {len(b.x_BLF) for b in batches} == {-(-windows.most // steps)}, "all of one size"
         phases.add(tuple(sorted(float(row) for b in batches for row in b.x_BLF[:, -1, 0])))
     assert len(phases) > 3  # the tiling moves from epoch to epoch
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, length=st.integers(2, 30), warmup=st.integers(1, 29), batch=st.integers(1, 9))
+def test_an_epoch_counts_every_row_once_whatever_fills_its_batches(
+    random_panel: RandomPanel, seed: int, length: int, warmup: int, batch: int
+) -> None:
+    panel = random_panel(seed, symbols=5)
+    warmup = min(warmup, length - 1)
+    wanted = random_range(panel, seed, warmup=warmup)
+    assume((wanted.high > wanted.low).any())
+    windows = Windows(wanted, panel.offsets, length, warmup)
+    steps = windows.steps(batch)
+    for epoch in range(4):
+        dealt = list(windows.deal(np.random.default_rng(epoch), steps))
+        assert len(dealt) == steps
+        assert {len(part) for cut in dealt for part in cut} == {-(-windows.most // steps)}
+        rows = [np.arange(low, high) for cut in dealt for low, high in zip(*cut[:2], strict=True)]
+        expected = [np.arange(a, max(a, b)) for a, b in zip(wanted.low, wanted.high, strict=True)]
+        np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.concatenate(expected))
+
+
+def test_members_trained_together_see_what_each_would_see_alone(random_panel: RandomPanel) -> None:
+    """Also those that are left when another one has stopped."""
+    panel = numbered(random_panel(1, symbols=6))
+    windows = Windows(random_range(panel, 1, warmup=4, from_start=True), panel.offsets, 12, 4)
+    tensors, trained, done = tensors_of(panel), [0, 1, 2], 0
+    steps = windows.steps(3)
+    batches = TrainingBatches(
+        windows, tensors, steps=steps, seed=5, members=lambda: trained, steps_done=lambda: done
+    )
+    for members in ([0, 1, 2], [0, 2], [2]):
+        trained, epoch = members, done // steps
+        together = list(batches)
+        for k, member in enumerate(members):
+            alone = epoch_of(windows, tensors, steps, seed=5, member=member, epoch=epoch)
+            own = [Batch(*(f[k] for f in vars(b).values() if f is not None)) for b in together]
+            assert same(own, alone)
+            assert all(torch.equal(a.day_BL, b.day_BL) for a, b in zip(own, alone, strict=True))
+        done += steps
 
 
 # The carried pass
@@ -350,13 +393,14 @@ def test_processes_share_the_windows_of_every_batch_and_each_has_a_step(
     panel = numbered(random_panel(seed, symbols=5))
     windows = Windows(random_range(panel, seed, warmup=5), panel.offsets, 25, 5)
     assume(windows.fewest >= steps)
-    key = {"seed": seed, "member": 0, "steps": steps, "steps_done": lambda: 0}
+    key = {"seed": seed, "members": lambda: (0,), "steps": steps, "steps_done": lambda: 0}
     tensors = tensors_of(panel)
-    whole = list(TrainingBatches(windows, tensors, **key))
-    shares = [
-        list(TrainingBatches(windows, tensors, rank=rank, devices=devices, **key))
-        for rank in range(devices)
-    ]
+
+    def dealt(**share: int) -> list[Batch]:
+        return [batch.only() for batch in TrainingBatches(windows, tensors, **share, **key)]
+
+    whole = dealt()
+    shares = [dealt(rank=rank, devices=devices) for rank in range(devices)]
 
     def counted(batches: list[Batch]) -> list[list[float]]:
         """Inputs, targets and whether they count, of each window with a target."""
