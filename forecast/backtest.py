@@ -166,8 +166,6 @@ def _is_traded(config: Mapping[str, Any], settings: Backtest) -> bool:
 
 def _completed(stage: Stage, overrides: Sequence[str], *, force: bool) -> Run:
     """Work on the parts that are missing, then the report."""
-    from forecast.models.walk import timing
-
     start, run, config = time.perf_counter(), stage.run, stage.config
     with run.lock():
         if force:
@@ -176,6 +174,8 @@ def _completed(stage: Stage, overrides: Sequence[str], *, force: bool) -> Run:
         spent = float(run.timing.get("total_seconds", 0.0))
 
         def clock() -> None:
+            from forecast.models.walk import timing  # loads Lightning
+
             seconds = spent + time.perf_counter() - start
             run.write("timing.json", timing(run.path, run.data.get("folds", []), seconds))
 

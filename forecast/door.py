@@ -25,7 +25,7 @@ from hydra.experimental.callback import Callback
 
 from forecast.config import ForecastError, config_dir, one_line, own_conf
 from forecast.documents import write_atomically
-from forecast.environment import end_with
+from forecast.environment import end_with, seek_no_garbage_among_imports
 from forecast.run import Run
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def door(name: str, command: Callable[[DictConfig], Any]) -> Callable[[], None]:
 
     @wraps(command)
     def main() -> None:
+        seek_no_garbage_among_imports()
         try:
             opened()
         finally:
@@ -144,6 +145,7 @@ def _trial(
     launcher = hydra.runtime.choices["hydra/launcher"]
     if launcher != HERE:
         _settle(home)
+        seek_no_garbage_among_imports()
         if launcher == CHILDREN:
             end_with(parent)
         # As many processes as there are cores: more threads would only wait for each other.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import importlib.metadata
 import os
 import platform
@@ -15,6 +17,7 @@ from pathlib import Path
 PACKAGES = (
     "forecast", "torch", "pytorch-lightning", "hydra-core", "pandas", "numpy", "pyarrow", "scipy",
 )  # fmt: skip
+YOUNG = 50_000  # new objects after which garbage is sought
 
 
 def environment(device: str) -> dict[str, str]:
@@ -33,6 +36,16 @@ def environment(device: str) -> dict[str, str]:
         "commit": commit or "unknown",
         "device": device,
     }
+
+
+def seek_no_garbage_among_imports() -> None:
+    """Collect neither as modules come nor at the end: they are a million objects that stay.
+
+    Python seeks garbage after every 700 new objects, and several times over among all of them when
+    it ends. Of a command of seconds that is more than one.
+    """
+    gc.set_threshold(YOUNG)
+    atexit.register(gc.freeze)
 
 
 @cache

@@ -68,6 +68,7 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     typed = config.pop("data")
     settings = instantiate(config, "", Predict)
     source = load_run(str(settings.run), settings.outputs, allow=settings.allow)
+    trained = source.config
     from forecast.evaluation.newest import data_section, newest_prices
     from forecast.evaluation.subject import require_own
     from forecast.models.choice import states_positions
@@ -77,17 +78,17 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     from forecast.prices.client import utc_now
     from forecast.prices.frame import some
 
-    if "head" not in source.config or states_positions(source.config):
+    if "head" not in trained or states_positions(trained):
         raise ForecastError(
             f"run {source.name} holds no networks that forecast. Name one that was trained, with "
             "another head than position."
         )
-    require_own(source.config, source.name, settings.allow, option="allow")
+    require_own(trained, source.name, settings.allow, option="allow")
     section = data_section(source, typed)
     if "progress" in section:
         section["progress"] = settings.progress
     prices, market, notes = newest_prices(source, section, now=utc_now())
-    networks = list(source.metrics.get("fits", {})) or [source.config["model"]["cell"]]
+    networks = list(source.metrics.get("fits", {})) or [trained["model"]["cell"]]
     name = settings.network or networks[0]
     if name not in networks:
         raise ForecastError(
@@ -101,7 +102,7 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
         result.clear()
         with result.attempt({**config, "data": section}, overrides, "cpu"):
             ensemble = source.model(name)
-            panel = panel_of(source.config, prices, market=market)
+            panel = panel_of(trained, prices, market=market)
             if list(panel.names) != source.data["features"]:
                 raise ForecastError(
                     f"{source.name} was trained on {', '.join(source.data['features'])}; these "
@@ -139,7 +140,8 @@ def _publish(
     from forecast.prices.client import utc_now
     from forecast.report.page import write_report
 
-    now, task = utc_now(), source.config["target"]
+    now, trained = utc_now(), source.config
+    task = trained["target"]
     rows = prediction.own.select(["symbol", "origin", "horizon"]).to_pandas()
     expected, begins = schedule(
         rows["symbol"].astype(str).tolist(),
@@ -175,8 +177,8 @@ def _publish(
             data_hash=prices.sha256,
             origin={
                 "data": lasting(section),
-                "head": source.config["head"],
-                "configuration": canonical_id(without(source.config, ["seed"])),
+                "head": trained["head"],
+                "configuration": canonical_id(without(trained, ["seed"])),
             },
         )
         late = int(np.sum(~early))
@@ -190,7 +192,7 @@ def _publish(
         "run": source.name,
         "model": prediction.model,
         "part": "live",
-        "horizons": source.config["horizons"],
+        "horizons": trained["horizons"],
         "delay": task["delay"],
         "data_hash": prices.sha256,
         "recorded": path is not None,

@@ -208,8 +208,11 @@ def _score(
     for block in read_blocks(fresh):
         scores.add(block)
     new = {**scores.summary(), "dropped": written.dropped}
-    combine({**({whole: run.parts} if before else {}), fresh: missing}, whole)
-    fresh.unlink()
+    if before:
+        combine({whole: run.parts, fresh: missing}, whole)
+        fresh.unlink()
+    else:
+        fresh.replace(whole)  # what joining it alone would give, byte for byte
     for part in missing:
         # Before the scores can be seen: a look that was cut short still counts as one.
         run.record(part, *run.data["fold"][part])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel, make_panel
 from forecast.prices.choice import Choice
 from forecast.prices.frame import Covariate, Prices, checked, finished, long
+from forecast.run import Run
 
 PricesOf = Callable[..., Prices]
 RandomPrices = Callable[..., Prices]
@@ -31,6 +33,37 @@ Cut = Callable[[Prices, np.datetime64], Prices]
 def _interrupts() -> None:
     """A shell that starts the tests in the background makes them, and their children, deaf."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _unreported() -> Iterator[None]:
+    def blank(run: Run) -> Path:
+        run.write("report.html", "")
+        return run.path / "report.html"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("forecast.report.page.write_report", blank)
+        yield
+
+
+@pytest.fixture(scope="session")
+def unreported() -> Callable[[], AbstractContextManager[None]]:
+    """A block in which pages are made in no time, for runs that others only start from."""
+    return _unreported
+
+
+@pytest.fixture
+def no_report() -> Iterator[None]:
+    """A page in no time, for tests that are about something else."""
+    with _unreported():
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_reports() -> Iterator[None]:
+    """The same for a whole file, what its tests share included."""
+    with _unreported():
+        yield
 
 
 ALL = Choice.read(symbols=None, start=None, end=None)

@@ -43,13 +43,20 @@ def hold_at(marker: Path) -> None:
     Forecaster.training_step = held  # type: ignore[method-assign]
 
 
+def blank(run: Any) -> Path:
+    run.write("report.html", "")
+    return Path(run.path / "report.html")
+
+
 def main(overrides: list[str], out: str, **where: str) -> None:
     import torch
 
+    import forecast.report.page
     from forecast import compose
     from forecast.train import train
 
     torch.set_num_threads(1)
+    forecast.report.page.write_report = blank  # a page is written like any other file
     # Never closed: what is printed reaches the file whatever happens.
     sys.stdout = sys.stderr = open(out, "a", buffering=1)  # noqa: SIM115
     if "name" in where:

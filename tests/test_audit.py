@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ CHECKS = [
 ]  # fmt: skip
 OF_A_RUN = ["data", "folds", "stored statistics", "stored", *CHECKS[1:]]
 OF_A_RULE = ["fill", "strategy", "placebo"]
+Unreported = Callable[[], AbstractContextManager[None]]
+
 OF_A_TABLE = ["folds", "source", "survivors", "vintage", "test range"]
 
 
@@ -84,10 +88,11 @@ def own_parts(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(outputs: Path) -> Run:
+def run(outputs: Path, unreported: Unreported) -> Run:
     """A run with a head of its user's own."""
     typed = [*TINY, "head.name=own_parts.Head", f"outputs={outputs}"]
-    return train(compose("train", typed), overrides=typed)
+    with unreported():
+        return train(compose("train", typed), overrides=typed)
 
 
 def test_a_configuration_is_audited_line_by_line(
@@ -189,10 +194,12 @@ WALK = [t for t in TINY if not t.startswith("split.test")] + [
 
 
 @pytest.fixture(scope="module")
-def walk(outputs: Path) -> Run:
-    return backtest(compose("backtest", [*WALK, f"outputs={outputs}"]))
+def walk(outputs: Path, unreported: Unreported) -> Run:
+    with unreported():
+        return backtest(compose("backtest", [*WALK, f"outputs={outputs}"]))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_every_fold_of_a_backtest_is_audited(outputs: Path, walk: Run) -> None:
     told = audited(outputs, f"run={walk.name}").json("audit.json")["lines"]
     assert [line["name"] for line in told] == [*OF_A_RUN, "last price", "last price"]
@@ -225,6 +232,7 @@ def test_every_fold_s_forecasts_are_made_again(walk: Run, tmp_path: Path) -> Non
         assert line.status == "fail" and f"of gru, fold {number}, are not" in line.sentence
 
 
+@pytest.mark.usefixtures("no_report")
 def test_given_tables_are_not_said_to_be_free_of_the_future(outputs: Path, walk: Run) -> None:
     table = walk.path / "forecasts.parquet"
     given = backtest(compose("backtest", [f"forecasts={table}", *WALK, f"outputs={outputs}"]))
@@ -249,6 +257,7 @@ def of(result: Run, name: str) -> dict[str, Any]:
     return min(found, key=lambda line: order.index(line["status"]))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_rules_are_tried_on_the_copy_s_forecasts(outputs: Path) -> None:
     result = audited(outputs, *TINY, "target.delay=1", "strategy=sign", f"{OWN}.rule")
     assert names(result) == [*CHECKS[:6], *OF_A_RULE, *CHECKS[6:]]
@@ -257,6 +266,7 @@ def test_rules_are_tried_on_the_copy_s_forecasts(outputs: Path) -> None:
     assert of(result, "strategy")["sentence"].startswith("sign, mine, on forecasts of lstm, ")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_rule_that_loads_the_prices_itself_fails(outputs: Path) -> None:
     result = audited(outputs, *TINY, "horizons=[1]", f"{OWN}.peeking")
     assert result.json("audit.json")["status"] == "fail"
@@ -268,12 +278,14 @@ def test_a_rule_that_loads_the_prices_itself_fails(outputs: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def traded(outputs: Path, walk: Run) -> Run:
+def traded(outputs: Path, walk: Run, unreported: Unreported) -> Run:
     """A portfolio of the walk-forward's forecasts, by a rule of its user's own."""
     typed = [*WALK, "strategy.horizon=5", f"{OWN}.rule", f"outputs={outputs}"]
-    return backtest(compose("backtest", typed))
+    with unreported():
+        return backtest(compose("backtest", typed))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_portfolio_is_audited_with_what_it_traded(
     outputs: Path, walk: Run, traded: Run, tmp_path: Path
 ) -> None:
@@ -306,6 +318,7 @@ def test_rules_on_other_prices_are_said_to_be_unchecked(
     assert "strategy" not in names(result) and "stored" not in names(result)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_given_forecasts_and_weights_are_not_said_to_be_free_of_the_future(
     outputs: Path, walk: Run, traded: Run, tmp_path: Path
 ) -> None:
@@ -323,6 +336,7 @@ def test_given_forecasts_and_weights_are_not_said_to_be_free_of_the_future(
     assert "whether these weights know the future" in of(result, "source")["sentence"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_positions_are_audited_as_forecasts_are(outputs: Path) -> None:
     simulations = ["audit.null_panels=1", "audit.null_sessions=450", "audit.null_epochs=1",
         "audit.planted_coefficient=0.2"]  # fmt: skip
@@ -339,6 +353,7 @@ def test_positions_are_audited_as_forecasts_are(outputs: Path) -> None:
         audited(outputs, *POSITIONS, "strategy=sign")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_stored_positions_are_made_again(outputs: Path, tmp_path: Path) -> None:
     once = [t for t in WALK if not t.startswith(("horizons", "head", "backtest.models"))]
     typed = [*once, "head=position", "backtest.refit=never", f"outputs={outputs}"]

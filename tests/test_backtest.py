@@ -109,18 +109,6 @@ def run(outputs: Path) -> Run:
 
 
 @pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page in no time, for tests that are about something else."""
-    import forecast.report.page
-
-    def blank(run: Run) -> Path:
-        run.write("report.html", "")
-        return run.path / "report.html"
-
-    monkeypatch.setattr(forecast.report.page, "write_report", blank)
-
-
-@pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a step was done again")

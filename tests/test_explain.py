@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(outputs: Path) -> dict[str, Run]:
+def runs(outputs: Path, unreported: Callable[[], AbstractContextManager[None]]) -> dict[str, Run]:
     """A run of each cell."""
-    return {
-        cell: train(compose("train", [*TINY, f"model={cell}", f"outputs={outputs}"]))
-        for cell in ("rnn", "lstm", "gru")
-    }
+    with unreported():
+        return {
+            cell: train(compose("train", [*TINY, f"model={cell}", f"outputs={outputs}"]))
+            for cell in ("rnn", "lstm", "gru")
+        }
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,7 @@ def test_the_page_says_what_was_asked_and_what_came_out(together: Run) -> None:
     assert "Known memory" not in html
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_same_runs_give_the_same_tables(together: Run, explained: Explain) -> None:
     before = {p.name: p.read_bytes() for p in together.path.glob("*.csv")}
     again = explained(*[line for line in together.overrides if line.startswith("run=")])
@@ -109,6 +112,7 @@ def test_what_is_looked_at_leaves_no_line_in_the_ledger(
     assert low <= first < last <= high
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_backtest_is_explained_on_its_first_fold(outputs: Path, explained: Explain) -> None:
     typed = [t for t in TINY if not t.startswith("evaluate")]
     walk = ["backtest.first=1991-06-03", "backtest.refit=3m", "backtest.models=[gru,rnn]"]
@@ -159,6 +163,7 @@ def test_what_cannot_be_is_refused_by_name(
         explained(*own, *overrides)
 
 
+@pytest.mark.usefixtures("no_report")
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -185,6 +190,7 @@ def test_runs_that_cannot_be_compared_are_refused(
         explained(f"run=[{runs['lstm'].name},{run.name}]")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_head_without_a_volatility_is_refused(explained: Explain, outputs: Path) -> None:
     run = train(compose("train", [*TINY, "ensemble=1", "head=point", f"outputs={outputs}"]))
     with pytest.raises(ForecastError, match="head=point states no volatility"):
@@ -212,6 +218,7 @@ def test_a_run_named_twice_is_refused(runs: dict[str, Run], explained: Explain) 
         explained(f"run=[{runs['rnn'].name},{runs['rnn'].name}]")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_prices_that_were_revised_since_are_told(
     outputs: Path, explained: Explain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +236,7 @@ def test_prices_that_were_revised_since_are_told(
     assert f"warning: {told}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_report")
 def test_two_seeds_of_a_cell_are_told_apart(
     runs: dict[str, Run], explained: Explain, outputs: Path
 ) -> None:

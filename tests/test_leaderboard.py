@@ -18,6 +18,8 @@ from forecast.leaderboard import leaderboard, open_test
 from forecast.run import Run, load_run
 from forecast.train import train
 
+pytestmark = pytest.mark.usefixtures("no_reports")  # the room's own tests read the real ones
+
 SMALL = [
     "horizons=[1,5]", "window.length=60", "window.warmup=25", "window.batch=16",
     "split.validation=80", "split.test=0.2", "model.hidden_size=2", "ensemble=1", "trainer=cpu",

@@ -55,17 +55,6 @@ def world(evenings: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[W
         yield world
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page in no time."""
-
-    def blank(run: Run) -> Path:
-        run.write("report.html", "")
-        return run.path / "report.html"
-
-    monkeypatch.setattr("forecast.report.page.write_report", blank)
-
-
 @pytest.fixture(scope="module")
 def live(world: World) -> Run:
     world.evening(NOW)
@@ -142,7 +131,7 @@ def test_without_news_the_finished_folder_is_returned(
     assert ledger(world) == looks
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("no_report")
 def test_with_news_it_is_another_look(live: Run, world: World) -> None:
     """More of the same predictions are known, and what was known stays as it was."""
     world.evening(NOW + 4)
@@ -161,7 +150,7 @@ def test_with_news_it_is_another_look(live: Run, world: World) -> None:
     assert new["actual"].notna().sum() > len(known)
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("no_report")
 def test_the_predictions_of_one_run_are_scored_alone(live: Run, world: World) -> None:
     """A second run's record is not looked at, by name or by the beginning of it."""
     world.evening(357)
@@ -210,7 +199,7 @@ def test_without_a_record_it_is_told_how_to_make_one(tmp_path: Path) -> None:
         backtest(compose("backtest", ["forecasts=live", f"outputs={tmp_path}"]))
 
 
-@pytest.mark.usefixtures("at_once")
+@pytest.mark.usefixtures("no_report")
 def test_a_split_since_the_predictions_changes_no_score(live: Run, world: World) -> None:
     """What was refetched on another basis still has the same returns."""
     world.evening(NOW, frames={"AAA": world.split("AAA", 360)})

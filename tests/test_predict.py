@@ -71,18 +71,6 @@ def predicted(run: Run, tmp_path: Path) -> Predict:
     return predicted
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page in no time, for tests that are about something else."""
-    import forecast.report.page
-
-    def blank(run: Run) -> Path:
-        run.write("report.html", "")
-        return run.path / "report.html"
-
-    monkeypatch.setattr(forecast.report.page, "write_report", blank)
-
-
 def told(run: Run) -> dict[str, Any]:
     return run.json("prediction.json")
 

@@ -165,6 +165,7 @@ def run_of(name: str, folder: Path) -> str:
     return found.parent.name
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_marked_commands_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = []
     for command in MARKED:

@@ -22,6 +22,8 @@ from forecast.prices.frame import Prices
 from forecast.run import Run, list_runs
 from forecast.weights import read_weights
 
+pytestmark = pytest.mark.usefixtures("no_reports")  # the room's own tests read the real ones
+
 PRICES = ["data=simulated", "data.n_symbols=5", "data.n_sessions=600", "data.ohlcv=true"]
 JUDGE = ["significance.benchmark=ewma_t", "significance.repetitions=100"]
 WALK = [
@@ -51,20 +53,6 @@ def content(run: Run) -> list[bytes]:
 def ledger(outputs: Path) -> list[dict[str, str]]:
     with open(outputs / "ledger.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _blank_pages() -> Any:
-    """A page in no time; the room's own tests read the real one."""
-    import forecast.report.page
-
-    def blank(run: Run) -> Path:
-        run.write("report.html", "")
-        return run.path / "report.html"
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecast.report.page, "write_report", blank)
-        yield
 
 
 @pytest.fixture(scope="module")

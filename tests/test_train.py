@@ -226,6 +226,7 @@ def test_what_changes_no_result_is_the_same_run(
     assert files(run.path) == before
 
 
+@pytest.mark.usefixtures("no_report")
 def test_force_starts_afresh_and_ends_in_the_same_bytes(run: Run, tmp_path: Path) -> None:
     first = trained(tmp_path)
     before = files(first.path)
@@ -263,6 +264,7 @@ def test_parts_may_be_added_in_any_order(
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_report")
 def test_two_threads_give_the_same_bytes(run: Run, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     two = trained(tmp_path, "threads=2")
@@ -271,6 +273,7 @@ def test_two_threads_give_the_same_bytes(run: Run, tmp_path: Path) -> None:
     assert content(two) == content(run)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_another_seed_is_another_run_of_the_same_configuration(run: Run, outputs: Path) -> None:
     other = trained(outputs, "seed=1", "threads=1")
     assert other.name != run.name
@@ -280,6 +283,7 @@ def test_another_seed_is_another_run_of_the_same_configuration(run: Run, outputs
     assert len({line["run"] for line in lines}) == 2
 
 
+@pytest.mark.usefixtures("no_report")
 def test_training_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
@@ -303,6 +307,7 @@ def test_a_lost_report_is_written_again_without_training(
 # ------------------------------------------------------------------------------ damage
 
 
+@pytest.mark.usefixtures("no_report")
 def test_damaged_metrics_are_told_and_force_mends_them(run: Run, tmp_path: Path) -> None:
     hurt = trained(tmp_path)
     metrics = hurt.path / "metrics.json"
@@ -312,6 +317,7 @@ def test_damaged_metrics_are_told_and_force_mends_them(run: Run, tmp_path: Path)
     assert content(trained(tmp_path, "force=true")) == content(run)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_run_that_failed_says_why_until_it_succeeds(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +428,7 @@ def test_targets_that_are_all_masked_are_refused_with_the_remedy(tmp_path: Path)
         train(compose("train", options))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_an_own_feature_that_was_changed_is_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -482,6 +489,7 @@ def test_a_run_of_positions_holds_weights_and_what_they_earned(
     assert "</html>" in (positions.path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_part_added_to_positions_later_gives_the_same_bytes_at_any_number_of_threads(
     positions: Run, tmp_path: Path
 ) -> None:
@@ -491,6 +499,7 @@ def test_a_part_added_to_positions_later_gives_the_same_bytes_at_any_number_of_t
     assert content_of(later) == content_of(positions)
 
 
+@pytest.mark.usefixtures("no_report")
 def test_positions_of_the_validation_part_alone_earn_nothing_of_the_test_range(
     positions: Run, tmp_path: Path
 ) -> None:
@@ -533,7 +542,8 @@ def dying() -> Callable[..., Any]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["forecast.train", "forecast.models.pipeline", "forecast.report.page",
-         "forecast.evaluation.scores", "hydra", "pyarrow.parquet", "scipy.optimize"]
+         "forecast.evaluation.scores", "hydra", "pyarrow.parquet", "scipy.optimize",
+         "exchange_calendars"]
     )  # fmt: skip
 
     def start(out: Path, *overrides: str, **where: str) -> Any:
@@ -571,6 +581,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_writes_at_which_it_is_killed_are_all_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,6 +619,7 @@ def test_killed_at_every_write_it_ends_as_if_it_never_had_been(
     assert without_time[0].equals(without_time[1])
 
 
+@pytest.mark.usefixtures("no_report")
 def test_killed_while_a_part_is_added_the_other_part_stays_whole(
     run: Run, tmp_path: Path, dying: Callable[..., Any]
 ) -> None:
@@ -687,6 +699,7 @@ def test_an_error_on_the_command_line_is_one_line_and_status_1(tmp_path: Path) -
     assert not list(tmp_path.rglob("metrics.json"))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_ctrl_c_is_one_line_and_the_same_command_continues(
     tmp_path: Path, here: Callable[..., int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -724,16 +737,18 @@ def test_ctrl_c_is_one_line_and_the_same_command_continues(
     assert content(resumed) == content(Run(undisturbed))
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_sweep_scores_validation_only_and_outlives_a_failing_job(
-    tmp_path: Path, here: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path: Path, here: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     typed = ["-m", *TINY, "ensemble=1", "trainer.max_epochs=1", "model=rnn,lstm,gru"]
-    done = command(*typed, "model.hidden_size=2,0,3", cwd=tmp_path)
-    assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert here(*typed, "model.hidden_size=2,0,3") == 1
+    error = capfd.readouterr().err
+    told = [line for line in error.splitlines() if line.startswith("error: ")]
     assert len(told) == 3, "one line for each job that failed"
     assert all("model.hidden_size=0" in line for line in told)
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in error
 
     runs = [Run(p) for p in sorted((tmp_path / "outputs").glob("*-*")) if p.is_dir()]
     made = {(r.config["model"]["cell"], r.config["model"]["hidden_size"]) for r in runs}
@@ -750,6 +765,7 @@ def test_a_sweep_scores_validation_only_and_outlives_a_failing_job(
     assert changed <= {".multirun/multirun.yaml"}, "a second call returns at once"
 
 
+@pytest.mark.usefixtures("no_report")
 def test_a_sweep_scores_the_test_part_only_when_it_is_typed(
     tmp_path: Path, here: Callable[..., int]
 ) -> None:
@@ -760,6 +776,7 @@ def test_a_sweep_scores_the_test_part_only_when_it_is_typed(
     assert [r.parts for r in runs] == [("test",)] * 2
 
 
+@pytest.mark.usefixtures("no_report")
 def test_own_experiments_are_found_where_the_command_is_called(
     tmp_path: Path, here: Callable[..., int]
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import product
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -92,7 +95,6 @@ def _fluctuations(run: Run, part: str, asked: Sequence[str], others: Sequence[st
         if path.is_file()
         else pd.DataFrame(columns=columns)
     )
-    table = table.astype({"loss": str, "model": str, "against": str})
     kept = (
         table["loss"].isin(list(LOSSES))
         & table["model"].isin(list(asked))
@@ -118,17 +120,27 @@ def cumulative(
     -------
     DataFrame with loss, model, against, date, value
     """
-    curves = []
+    keys, dates, sums = [], [], []
     for loss in losses:
-        by_date = daily.astype({"model": str}).pivot(index="origin", columns="model", values=loss)
-        for model in asked:
-            for other in others:
-                if model not in by_date or other not in by_date:
-                    continue
-                summed = (by_date[model] - by_date[other]).dropna().cumsum()
-                key = {"loss": loss, "model": model, "against": other}
-                curves.append(pd.DataFrame({"date": summed.index, "value": summed}).assign(**key))
-    return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+        by_date = daily.pivot(index="origin", columns="model", values=loss)
+        for model, other in product(asked, others):
+            if model in by_date and other in by_date:
+                difference = by_date[model].to_numpy() - by_date[other].to_numpy()
+                known = ~np.isnan(difference)
+                keys.append((loss, model, other))
+                dates.append(by_date.index[known])
+                sums.append(difference[known].cumsum())
+    if not keys:
+        return pd.DataFrame()
+    lengths = [len(line) for line in sums]
+    columns = zip(("loss", "model", "against"), zip(*keys, strict=True), strict=True)
+    return pd.DataFrame(
+        {
+            "date": np.concatenate(dates),
+            "value": np.concatenate(sums),
+            **{name: pd.Categorical(values).repeat(lengths) for name, values in columns},
+        }
+    )
 
 
 def against_each(
@@ -154,26 +166,30 @@ def against_each(
     figure = make_subplots(
         rows=len(losses), cols=1, shared_xaxes=True, vertical_spacing=0.12 / len(losses)
     )
+    traces: list[dict[str, Any]] = []
+    rows: list[int] = []
     drawn: list[str | None] = []
-    for key, line in curves.groupby(["loss", "model", "against"], sort=False):
+    keys = ["loss", "model", "against"]
+    for key, line in curves.set_index("date").groupby(keys, sort=False, observed=True)["value"]:
         loss, model, other = map(str, key)
-        named = (loss, other) == (losses[0], other)
-        figure.add_scatter(
-            **on_a_grid(line.set_index("date")["value"], points=POINTS),
-            mode="lines",
-            connectgaps=True,  # days without a session
-            line={"color": colour(model), "width": 1.5},
-            name=escape(model),
-            legendgroup=escape(model),
-            legendrank=models.index(model),
-            showlegend=named,
-            hovertemplate=(
+        trace = {
+            "type": "scatter",
+            **on_a_grid(line, points=POINTS),
+            "mode": "lines",
+            "connectgaps": True,  # days without a session
+            "line": {"color": colour(model), "width": 1.5},
+            "name": escape(model),
+            "legendgroup": escape(model),
+            "legendrank": models.index(model),
+            "showlegend": loss == losses[0],
+            "hovertemplate": (
                 f"%{{x|%Y-%m-%d}}<br>{escape(model)} less {escape(other)} %{{y:.3f}}<extra></extra>"
             ),
-            row=losses.index(loss) + 1,
-            col=1,
-        )
+        }
+        traces.append(trace)
+        rows.append(losses.index(loss) + 1)
         drawn.append(other)
+    figure.add_traces(traces, rows=rows, cols=1)  # one by one takes longer
     for row, loss in enumerate(losses, start=1):
         figure.update_yaxes(title_text=unit[loss], row=row, col=1)
         for level in () if critical is None else (critical, -critical):

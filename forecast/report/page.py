@@ -13,7 +13,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -34,9 +34,30 @@ TEST_OPENED = "test range opened"  # a stamp
 
 def write_report(run: Run) -> Path:
     """Write `report.html` into a finished run's folder, whole or not at all; return its path."""
-    path = run.path / "report.html"
+    path, run = run.path / "report.html", _Still(run.path)
     write_atomically(path, fill(run.name, _stamps(run), _sections(run)))
     return path
+
+
+class _Still(Run):
+    """A run whose files stay as they are while its page is made, so that each is read once.
+
+    The metrics of a backtest are megabytes, and every section asks for them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._read: dict[str, dict[str, Any]] = {}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return super().config
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON file of the run; not to be changed, since all sections see the same."""
+        if name not in self._read:
+            self._read[name] = super().json(name)
+        return self._read[name]
 
 
 def fill(title: str, stamps: Iterable[str], sections: Mapping[str, str]) -> str:

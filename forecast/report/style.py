@@ -182,8 +182,11 @@ def on_a_grid(series: pd.Series, *, points: int) -> dict[str, Any]:
     days = series.index.to_numpy().astype("datetime64[D]").astype(int)
     step = -(-int(days[-1] - days[0] + 1) // points)
     cell = -((days[-1] - days) // step)  # each ends where it is drawn, cell 0 at the last date
-    values = pd.Series(series.to_numpy(), index=cell).groupby(level=0).last()
-    y = values.reindex(range(int(cell[0]), 1)).to_numpy("float32")
+    values = series.to_numpy(dtype=float)
+    known = ~np.isnan(values)
+    last = np.diff(cell[known], append=1) > 0  # of those known in its cell
+    y = np.full(1 - int(cell[0]), np.nan, "float32")
+    y[cell[known][last] - cell[0]] = values[known][last]
     first = pd.Timestamp(days[-1], unit="D") + pd.Timedelta(days=step * int(cell[0]))
     return {"x0": str(first.date()), "dx": step * 86_400_000, "y": y}
 

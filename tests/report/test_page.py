@@ -167,6 +167,17 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(make_run: Make) -> None:
     assert not list(run.path.glob("*.tmp")) + list(run.path.glob(".*"))
 
 
+def test_each_file_of_the_folder_is_read_once(
+    make_backtest: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metrics of a long backtest are megabytes."""
+    run, read = make_backtest(symbols=HOSTILE[:2]), Run.json
+    names: list[str] = []
+    monkeypatch.setattr(Run, "json", lambda self, name: names.append(name) or read(self, name))
+    write_report(run)
+    assert "metrics.json" in names and len(names) == len(set(names))
+
+
 def test_only_what_is_drawn_is_read(make_run: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(symbols=tuple(f"S{i:02d}" for i in range(12)), horizons=(1,), parts={"test": 40})
     calls: list[dict[str, Any]] = []
