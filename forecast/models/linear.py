@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from forecast.models import threads, vectors
 from forecast.models.threads import Work, add_shared, work_of
@@ -90,6 +91,7 @@ class _Linear(torch.autograd.Function):
         return y[..., :o]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = slopes
         x, masks, weight = ctx.x, ctx.masks, ctx.weight

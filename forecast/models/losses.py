@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from forecast.models import threads, vectors
 from forecast.models.threads import Work, add_shared, work_of
@@ -83,6 +84,7 @@ class _StudentT(torch.autograd.Function):
         return loss[:count].view(y.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = slopes
         return (ctx.slopes * slope.reshape(-1, 1)).view(*slope.shape, 3), None, None

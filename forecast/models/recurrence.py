@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from forecast.models.cells import CELLS, Cell
 from forecast.models.kernels import group_of, kernels
@@ -171,6 +172,14 @@ def _run(
     work.do(tasks)
 
 
+def _forward(layout: Layout, made: Pass, flat: Tensor) -> None:
+    """The way forward, from the weights of each network one after the other."""
+    order, x = order_of(layout), made.features
+    packed = flat.index_select(1, order.forward) + flat.index_select(1, order.more)
+    kernel = kernels(layout.cell, DTYPES[x.dtype], layout.group)
+    _run(kernel.forward, layout, made, packed, x.shape[2])
+
+
 class _Layer(torch.autograd.Function):
     """One recurrent layer of K networks."""
 
@@ -184,7 +193,7 @@ class _Layer(torch.autograd.Function):
         memory: Tensor | None,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        cell, order = layout.equations, order_of(layout)
+        cell = layout.equations
         k, b, length, _ = x.shape
         p, u = layout.padded, layout.units
         x = x if x.stride(-1) == 1 else x.contiguous()
@@ -207,17 +216,19 @@ class _Layer(torch.autograd.Function):
         made = Pass(x, states, kept, memories)
         if not remember:  # one session's place, written again and again
             made = Pass(x, states, _still(kept), _still(memories))
-        kernel = kernels(layout.cell, DTYPES[x.dtype], layout.group)
-        packed = flat.index_select(1, order.forward) + flat.index_select(1, order.more)
-        _run(kernel.forward, layout, made, packed, length)
-        ctx.layout, ctx.made, ctx.flat = layout, made, flat
+        _forward(layout, made, flat)
+        ctx.layout, ctx.made, ctx.flat, ctx.spent = layout, made, flat, False
         ctx.shapes = [w.shape for w in weights[:each]]
         last = memories[:, :, -1, :u] if cell.memory else zero
         return states[:, :, 1:, :u], last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         layout, made, flat = ctx.layout, ctx.made, ctx.flat
+        if ctx.spent:  # the way back writes over what the way forward kept for it
+            _forward(layout, made, flat)
+        ctx.spent = True
         cell, order = layout.equations, order_of(layout)
         k, b, length, f = made.features.shape
         p, u = layout.padded, layout.units

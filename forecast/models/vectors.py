@@ -24,6 +24,9 @@ INDEX = ir.IntType(64)
 POINTER = ir.PointerType()
 
 
+MOST_KEPT = 128  # compiled files; one version of this package makes some thirty, of 50 kB each
+
+
 class Processor(NamedTuple):
     """What the processor at hand works with; `bits` is 0 where kernels are not supported."""
 
@@ -400,6 +403,9 @@ def _keep(path: Path, code: bytes) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_bytes(hashlib.sha256(code).digest() + code)
     os.replace(temporary, path)
+    oldest = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)
+    for file in oldest[:-MOST_KEPT]:  # of other versions of this package
+        file.unlink(missing_ok=True)
 
 
 def new_module() -> Any:

@@ -105,12 +105,12 @@ def test_gradients_of_all_shares_together_are_those_of_the_batch(
     """However unequal what counts in the shares is; 40 processes are more than windows."""
     task, tensors = datamodule.task, datamodule.tensors("cpu")
     arguments = {"windows": datamodule.windows, "tensors": tensors, "steps": datamodule.steps}
-    arguments |= {"seed": 0, "member": 0, "steps_done": lambda: 0}
+    arguments |= {"seed": 0, "members": lambda: (0,), "steps_done": lambda: 0}
     optimizer = plain(compose("train"))["optimizer"]
     network = {"cell": "lstm", "features": tensors.values_NF.shape[1], "hidden_size": 4}
     module = Forecaster(
         network={**network, "horizons": 2, "parameters": 3}, head={"name": "student_t"},
-        optimizer=optimizer, warmup=task.warmup, total_steps=1, seed=0, member=0,
+        optimizer=optimizer, warmup=task.warmup, total_steps=1, seed=0, members=[0],
         horizon_weights=[1.0, 0.2],
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ def test_gradients_of_all_shares_together_are_those_of_the_batch(
         """All but the first share lose nearly all of what counts."""
         values = {field.name: getattr(batch, field.name) for field in fields(batch)}
         values["mask_BLH"] = batch.mask_BLH.clone()
-        values["mask_BLH"][:, : -2 if rank else None] &= rank == 0
+        values["mask_BLH"][:, :, : -2 if rank else None] &= rank == 0
         return Batch(**values)
 
     shares = [
@@ -132,12 +132,12 @@ def test_gradients_of_all_shares_together_are_those_of_the_batch(
     ]
     together = Batch(
         **{
-            name: torch.cat([getattr(share, name) for share in shares])
+            name: torch.cat([getattr(share, name) for share in shares], dim=1)
             for name in ("x_BLF", "y_BLH", "mask_BLH", "scale_BL", "day_BL")
         }
     )
     expected = gradients(together)
-    counts = together.mask_BLH[:, task.warmup :] * module.weight_H
+    counts = together.mask_BLH[:, :, task.warmup :] * module.weight_H
     module.devices = devices
     monkeypatch.setattr(module, "_over_all", lambda weight: counts.sum())
     of_shares = [gradients(share) for share in shares]

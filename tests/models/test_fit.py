@@ -1,4 +1,4 @@
-"""Training a member: its best epoch is kept, and it resumes as if nothing had happened."""
+"""Training members: the best epoch is kept, together is as alone, and nothing shows of a kill."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 
 from forecast import load_prices
 from forecast.config import ForecastError
 from forecast.dataset.task import Task
 from forecast.dataset.windows import CarriedPass
+from forecast.models import pipeline
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.ensemble import load_ensemble
 from forecast.models.forecaster import Forecaster
+from forecast.models.options import TrainerOptions
 from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices
 
@@ -32,6 +33,13 @@ HARD = [
     "optimizer.schedule=cosine", "optimizer.warmup_steps=4", "trainer.max_epochs=3",
     "window.batch=16",
 ]  # fmt: skip
+# Three members, of which one stops after the other where `stopping` says so.
+THREE = [
+    "ensemble=3", "trainer.max_epochs=5", "trainer.patience=1", "window.batch=16",
+    "model.input_dropout=0.2",
+]  # fmt: skip
+BEST = (2, 1, 3)  # epochs of the members
+DEEP = ["model.layers=2", "model.dropout=0.3"]
 
 
 @pytest.fixture
@@ -61,6 +69,12 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def same_members(a: Path, b: Path, count: int) -> bool:
+    """Whether two folders' members ended with the same weights, buffers and history."""
+    states = ((weights(a, member), weights(b, member)) for member in range(count))
+    return history(a).equals(history(b)) and all(same(*pair) for pair in states)
+
+
 # ----------------------------------------------------------------------------- best epoch
 
 
@@ -79,7 +93,7 @@ def test_the_weights_that_are_kept_are_those_of_the_best_epoch(
     ensemble = load_ensemble(tmp_path, members=1, task=datamodule.task)
     hyper = read_checkpoint(best_checkpoint(tmp_path, 0))["hyper_parameters"]
     module = Forecaster(**hyper)
-    module.network = ensemble.networks[0]
+    module.networks[0] = ensemble.networks[0]
     module.on_validation_epoch_start()
     tensors = datamodule.tensors("cpu")
     with torch.no_grad():
@@ -113,7 +127,7 @@ def test_members_differ_in_their_seed_alone(fit: Fit, tmp_path: Path) -> None:
         for key, value in first["hyper_parameters"].items()
         if value != second["hyper_parameters"][key]
     }
-    assert differing == {"member"}
+    assert differing == {"members"}
 
 
 def test_a_loss_that_is_no_number_is_refused_with_the_remedy(
@@ -153,12 +167,12 @@ class Killed(BaseException):
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Raise once before a training step of a member."""
+    """Raise once before a training step of the members that a first one is trained with."""
     original = Forecaster.training_step
 
-    def stop_at(member: int, step: int, error: type[BaseException] = Killed) -> None:
+    def stop_at(step: int, error: type[BaseException] = Killed, *, first: int = 0) -> None:
         def training_step(self: Forecaster, batch: Any, index: int) -> torch.Tensor:
-            if (self.member, self.global_step) == (member, step):
+            if (self.members[0], self.global_step) == (first, step):
                 monkeypatch.setattr(Forecaster, "training_step", original)
                 raise error
             return original(self, batch, index)
@@ -168,21 +182,32 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return stop_at
 
 
+@pytest.fixture
+def stopping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every member's loss smaller from epoch to epoch up to its best one, then larger."""
+    original = Forecaster.validation_losses
+
+    def validation_losses(self: Forecaster) -> torch.Tensor:
+        epoch = self.global_step // self.trainer.num_training_batches
+        shift = [-epoch if epoch <= BEST[member] else epoch for member in self.active_members]
+        return original(self) + torch.tensor(shift) / 2
+
+    monkeypatch.setattr(Forecaster, "validation_losses", validation_losses)
+
+
 def test_stopped_at_every_step_training_ends_as_if_it_never_had_been(
-    fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
+    fit: Fit, tmp_path: Path, stop_at: Callable[..., None], stopping: None
 ) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    fit(whole, *HARD)
-    last_steps = history(whole).groupby("member")["step"].max()
-    for member, steps in last_steps.items():
-        for step in range(steps):
-            stop_at(member, step)
-            with pytest.raises(Killed):
-                fit(broken, *HARD)
-    fit(broken, *HARD)
+    """Also while some of the members have stopped for good."""
+    whole, broken, overrides = tmp_path / "whole", tmp_path / "broken", [*HARD, *THREE]
+    fit(whole, *overrides)
+    for step in range(history(whole)["step"].max()):
+        stop_at(step)
+        with pytest.raises(Killed):
+            fit(broken, *overrides)
+    fit(broken, *overrides)
     pd.testing.assert_frame_equal(history(broken), history(whole), check_exact=True)
-    for member in (0, 1):
-        assert same(weights(broken, member), weights(whole, member))
+    assert same_members(broken, whole, 3)
 
 
 def test_a_checkpoint_is_the_old_one_or_the_new_one(
@@ -215,14 +240,14 @@ def test_ctrl_c_is_ctrl_c_and_the_next_one_is_heard_too(
     fit: Fit, tmp_path: Path, stop_at: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
-    stop_at(0, 2, KeyboardInterrupt)
+    stop_at(2, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(fit(tmp_path)) == 1
 
 
-def test_a_finished_member_is_not_trained_again_wherever_it_lies(
+def test_finished_members_are_not_trained_again_wherever_they_lie(
     fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(fit(tmp_path / "here", "ensemble=2")) == 2
@@ -235,12 +260,12 @@ def test_a_finished_member_is_not_trained_again_wherever_it_lies(
     assert fit(tmp_path / "there", "ensemble=2") == []
 
 
-def test_a_member_interrupted_elsewhere_ends_in_the_same_bytes(
+def test_members_interrupted_elsewhere_end_in_the_same_bytes(
     fit: Fit, tmp_path: Path, stop_at: Callable[..., None]
 ) -> None:
     fit(tmp_path / "whole", *HARD)
     steps = int(history(tmp_path / "whole")["step"].min())
-    stop_at(1, 2 * steps)
+    stop_at(2 * steps)
     with pytest.raises(Killed):
         fit(tmp_path / "here", *HARD)
     (tmp_path / "here").rename(tmp_path / "there")
@@ -254,7 +279,7 @@ def test_a_torn_row_of_history_is_cut_and_written_again(
 ) -> None:
     fit(tmp_path / "whole")
     steps = int(history(tmp_path / "whole")["step"].min())
-    stop_at(0, steps + 1)
+    stop_at(steps + 1)
     with pytest.raises(Killed):
         fit(tmp_path / "broken")
     with open(tmp_path / "broken" / "history.csv", "a") as file:
@@ -269,11 +294,84 @@ def test_early_stopping_counts_on_after_a_resume(
     overrides = ["optimizer.lr=0.2", "trainer.max_epochs=12", "trainer.patience=2"]
     fit(tmp_path / "whole", *overrides)
     table = history(tmp_path / "whole")
-    stop_at(0, int(table["step"].iloc[-2]) + 1)
+    stop_at(int(table["step"].iloc[-2]) + 1)
     with pytest.raises(Killed):
         fit(tmp_path / "broken", *overrides)
     fit(tmp_path / "broken", *overrides)
     assert history(tmp_path / "broken").equals(table)
+
+
+# ------------------------------------------------------------------------------- together
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let so many members be trained at once."""
+    return lambda members: monkeypatch.setattr(pipeline, "TOGETHER", members)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("model=lstm",),
+        ("model=lstm", *DEEP, "head=quantile"),
+        ("model=gru", *DEEP),
+        ("model=rnn", "head=quantile"),
+        ("model=mlp", *DEEP, "head=quantile"),
+        ("model=linear",),
+        ("model=gru", *DEEP, "model.kernel=torch"),
+    ],
+    ids=" ".join,
+)
+def test_members_trained_together_are_those_trained_alone_bit_for_bit(
+    fit: Fit,
+    tmp_path: Path,
+    together: Callable[[int], None],
+    stopping: None,
+    options: tuple[str, ...],
+) -> None:
+    """Though they stop one after the other, and the others go on without them."""
+    overrides = [*THREE, *options]
+    fit(tmp_path / "together", *overrides)
+    together(1)
+    fit(tmp_path / "alone", *overrides)
+    epochs = history(tmp_path / "alone").groupby("member")["epoch"].max()
+    assert epochs.tolist() == [best + 1 for best in BEST]
+    assert same_members(tmp_path / "together", tmp_path / "alone", 3)
+
+
+def test_more_members_than_are_trained_at_once_follow_one_another(
+    fit: Fit, tmp_path: Path, together: Callable[[int], None], stop_at: Callable[..., None]
+) -> None:
+    fit(tmp_path / "whole", *THREE)
+    together(2)
+    stop_at(4, first=2)
+    with pytest.raises(Killed):
+        fit(tmp_path / "split", *THREE)
+    said = fit(tmp_path / "split", *THREE)
+    assert [line.split(":")[0] for line in said] == ["member 3"], "the others were finished"
+    assert same_members(tmp_path / "split", tmp_path / "whole", 3)
+    last = (tmp_path / "split" / "checkpoints").glob("*/last.ckpt")
+    assert {path.parent.name for path in last} == {"member-0", "member-2"}
+
+
+@pytest.mark.parametrize(
+    ("options", "members"),
+    [
+        ((), pipeline.TOGETHER),
+        (("head=position",), 1),  # its batches are of whole dates, which differ
+        (("trainer=ddp", "trainer.accelerator=cpu"), 1),
+        (("trainer.accelerator=gpu",), 1),
+    ],
+    ids=str,
+)
+def test_members_are_trained_at_once_where_they_can_share_their_steps(
+    options: tuple[str, ...], members: int, config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some")
+    chosen = config(*options)
+    assert pipeline.together(chosen, TrainerOptions(**chosen["trainer"])) == members
 
 
 # ----------------------------------------------------------------------------- neighbours
@@ -332,7 +430,9 @@ def test_a_warm_start_takes_weights_and_standardisation_and_nothing_else(
 
     def spy(self: Forecaster, batch: Any, index: int) -> torch.Tensor:
         if self.global_step == 0:
-            begun.append({name: value.clone() for name, value in self.state_dict().items()})
+            for network in self.networks:
+                state = network.state_dict().items()
+                begun.append({f"network.{name}": value.clone() for name, value in state})
         return step(self, batch, index)
 
     with monkeypatch.context() as patch:
@@ -355,7 +455,7 @@ def test_a_warm_start_that_is_killed_continues_where_it_was(
     fit(before, "seed=7")
     fit(tmp_path / "whole", start=before)
     for step in (1, int(history(before)["step"].min()) + 1):
-        stop_at(0, step)
+        stop_at(step)
         with pytest.raises(Killed):
             fit(tmp_path / "broken", start=before)
     fit(tmp_path / "broken", start=before)
@@ -404,11 +504,3 @@ def test_auto_trains_where_the_id_says_it_does(
     chosen = config("trainer=auto", "trainer.max_epochs=1")
     fit_ensemble(chosen, make_datamodule(chosen, prices), tmp_path, say=lambda line: None)
     assert asked == ["cpu"]
-
-
-def test_lightnings_early_stopping_is_where_we_read_it(fit: Fit, tmp_path: Path) -> None:
-    """`_finished` reads Lightning's own state; this fails if a new version renames it."""
-    fit(tmp_path)
-    state = read_checkpoint(best_checkpoint(tmp_path, 0).with_name("last.ckpt"))
-    (key,) = (k for k in state["callbacks"] if k.startswith(EarlyStopping.__name__))
-    assert "wait_count" in state["callbacks"][key]

@@ -18,7 +18,7 @@ from forecast.models.forecaster import Forecaster, step_seed
 from forecast.models.heads import HEADS
 from forecast.models.named_heads import make_head
 
-H, F, L, B, WARMUP = 2, 3, 9, 4, 4
+K, H, F, L, B, WARMUP = 3, 2, 3, 9, 4, 4
 OPTIMIZER: dict[str, Any] = {
     "lr": 0.01, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.99,
     "schedule": "constant", "warmup_steps": 0, "clip": 1.0,
@@ -28,29 +28,34 @@ OPTIMIZER: dict[str, Any] = {
 def forecaster(head: str = "student_t", *, cell: str = "gru", **options: Any) -> Forecaster:
     network = {"cell": cell, "features": F, "horizons": H, "hidden_size": 4}
     network |= {"parameters": make_head({"name": head}).size, **options.pop("network", {})}
-    arguments = {"warmup": WARMUP, "total_steps": 10, "seed": 0, "member": 0, **options}
+    arguments = {"warmup": WARMUP, "total_steps": 10, "seed": 0, "members": [0], **options}
     return Forecaster(network=network, head={"name": head}, optimizer=OPTIMIZER, **arguments)
 
 
-def random_batch(seed: int, *, spread: float = 2.0) -> Batch:
+def random_batch(seed: int, *, spread: float = 2.0, networks: int = 1) -> Batch:
     random = torch.Generator().manual_seed(seed)
-    shape = (B, L, H)
+    shape = (networks, B, L, H)
     return Batch(
-        x_BLF=torch.randn((B, L, F), generator=random),
+        x_BLF=torch.randn((*shape[:3], F), generator=random),
         y_BLH=spread * torch.randn(shape, generator=random),
         mask_BLH=torch.rand(shape, generator=random) > 0.3,
-        scale_BL=torch.ones(B, L),
-        day_BL=torch.zeros(B, L, dtype=torch.int32),
+        scale_BL=torch.ones(shape[:3]),
+        day_BL=torch.zeros(shape[:3], dtype=torch.int32),
     )
 
 
-def training_loss(module: Forecaster, batch: Batch) -> float:
+def training_loss_of(module: Forecaster, batch: Batch) -> torch.Tensor:
     module.on_train_epoch_start()
-    return module.training_step(batch, 0).item()
+    return module.training_step(batch, 0)
+
+
+def training_loss(module: Forecaster, batch: Batch) -> float:
+    return training_loss_of(module, batch).item()
 
 
 def naive_loss(module: Forecaster, batch: Batch, weights: list[float]) -> float:
     """A target at a time: the weighted mean over what counts, after the warm-up."""
+    batch = batch.only()
     raw, _ = module.network(batch.x_BLF)
     total = weight = 0.0
     for b in range(B):
@@ -89,7 +94,7 @@ def test_equal_weights_are_the_usual_and_their_size_means_nothing() -> None:
 def test_nothing_before_the_warmup_and_nothing_masked_moves_the_loss(seed: int) -> None:
     batch = random_batch(seed)
     y = batch.y_BLH.clone()
-    y[:, :WARMUP] = 1e6
+    y[:, :, :WARMUP] = 1e6
     y[~batch.mask_BLH] = -1e6
     changed = Batch(batch.x_BLF, y, batch.mask_BLH, batch.scale_BL, batch.day_BL)
     assert training_loss(forecaster(), changed) == training_loss(forecaster(), batch)
@@ -131,6 +136,52 @@ def test_a_clip_that_leaves_nothing_is_refused(clip: float) -> None:
         forecaster(clip=clip)
 
 
+# -------------------------------------------------------------------------------- members
+
+
+def of_member(batch: Batch, k: int) -> Batch:
+    fields = {name: value for name, value in vars(batch).items() if value is not None}
+    return Batch(**{name: value[k : k + 1] for name, value in fields.items()})
+
+
+@pytest.mark.parametrize("active", [[0, 1, 2], [0, 2], [1]])
+@pytest.mark.parametrize("kernel", ["fused", "torch"])
+@pytest.mark.parametrize("head", HEADS)
+def test_losses_and_slopes_of_members_are_those_of_each_alone_bit_for_bit(
+    head: str, kernel: str, active: list[int]
+) -> None:
+    """With dropout, and no slope at all for a member that has stopped."""
+    network = {"layers": 2, "dropout": 0.3, "input_dropout": 0.2, "kernel": kernel}
+    together = forecaster(head, members=[4, 1, 7], network=dict(network))
+    together.active = active
+    batch = random_batch(1, networks=len(active))
+    together.on_train_epoch_start()
+    together.training_step(batch, 0).backward()
+    for k, own in enumerate(together.networks):
+        alone = forecaster(head, members=[together.members[k]], network=dict(network))
+        if k not in active:
+            assert all(p.grad is None for p in own.parameters())
+            continue
+        place = active.index(k)
+        loss = training_loss_of(alone, of_member(batch, place))
+        assert loss.item() == together._train_losses[place].item()
+        loss.backward()
+        for one, other in zip(own.parameters(), alone.network.parameters(), strict=True):
+            assert torch.equal(one.grad, other.grad)
+
+
+def test_the_gradient_of_each_member_is_clipped_by_itself() -> None:
+    together = forecaster(members=[0, 1])
+    for k, network in enumerate(together.networks):
+        for parameter in network.parameters():
+            parameter.grad = torch.full_like(parameter, 10.0 if k else 1e-3)
+    together.configure_gradient_clipping(None, 1.0)
+    small, large = (
+        torch.cat([p.grad.flatten() for p in network.parameters()]) for network in together.networks
+    )
+    assert (small == 1e-3).all() and large.norm().item() == pytest.approx(1, rel=1e-4)
+
+
 # --------------------------------------------------------------------------------- seeds
 
 
@@ -140,12 +191,19 @@ def weights_of(module: Forecaster) -> list[torch.Tensor]:
 
 def test_starting_weights_follow_from_seed_and_member_alone() -> None:
     torch.manual_seed(1)
-    first = weights_of(forecaster(seed=3, member=1))
+    first = weights_of(forecaster(seed=3, members=[1]))
     torch.manual_seed(2)
-    again = weights_of(forecaster(seed=3, member=1))
+    again = weights_of(forecaster(seed=3, members=[1]))
     assert all(map(torch.equal, first, again))
-    for other in (forecaster(seed=4, member=1), forecaster(seed=3, member=0)):
+    for other in (forecaster(seed=4, members=[1]), forecaster(seed=3, members=[0])):
         assert not torch.equal(first[0], weights_of(other)[0])
+
+
+def test_a_member_starts_as_it_would_alone() -> None:
+    together = forecaster(members=[2, 0])
+    for network, member in zip(together.networks, (2, 0), strict=True):
+        alone = weights_of(forecaster(members=[member]))
+        assert all(map(torch.equal, network.parameters(), alone))
 
 
 def test_making_a_network_draws_nothing_from_the_callers_random_numbers() -> None:

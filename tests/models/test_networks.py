@@ -187,6 +187,7 @@ def test_an_untrained_network_nearly_repeats_the_scale(cell):
     ("options", "words"),
     [
         ({"cell": "transformer"}, "choose rnn, lstm, gru, mlp, linear"),
+        ({"kernel": "numba"}, "model.kernel='numba' is unknown: choose auto, torch, fused"),
         ({"bidirectional": True}, "would read the future"),
         ({"hidden_size": 0}, "model.hidden_size=0"),
         ({"layers": 0}, "model.layers=0"),

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from forecast import compose
 from forecast.config import ForecastError, plain
+from forecast.models import options, recurrence
 from forecast.models.options import Optimizer, TrainerOptions, check_options
+from forecast.models.vectors import Processor
 
 OPTIMIZER: dict[str, Any] = {
     "lr": 0.01, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.99,
@@ -93,6 +95,18 @@ def test_values_that_the_optimiser_cannot_take_are_refused(key: str, value: Any)
 def test_wrong_options_of_the_trainer_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ForecastError, match=said):
         TrainerOptions(**{"accelerator": "cpu", "max_epochs": 1, "patience": 1, **changes})
+
+
+@pytest.mark.parametrize(("bits", "device"), [(0, "cpu"), (512, "cuda some")])
+def test_compiled_kernels_are_refused_where_there_are_none(
+    bits: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "resolve_device", lambda accelerator: device)
+    monkeypatch.setattr(recurrence, "processor", lambda: Processor(bits, 32))
+    for kernel in ("auto", "torch"):
+        check_options(plain(compose("train", [f"model.kernel={kernel}"])))
+    with pytest.raises(ForecastError, match=r"kernel=fused is for CPUs.*Use model\.kernel=auto"):
+        check_options(plain(compose("train", ["model.kernel=fused"])))
 
 
 def options_of(*overrides: str, name: str = "train") -> dict[str, Any]:

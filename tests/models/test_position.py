@@ -61,12 +61,19 @@ def module_of(
         warmup=warmup,
         total_steps=10,
         seed=0,
-        member=0,
+        members=[0],
     )  # fmt: skip
     with torch.no_grad():
         torch.manual_seed(0)
         module.network.readout.weight.normal_(0, 2)
     return module.eval()
+
+
+def loss_of(module: PositionForecaster, batch: Batch) -> torch.Tensor:
+    """Of one network's batch, which has an axis in front in training."""
+    fields = {name: None if t is None else t[None] for name, t in vars(batch).items()}
+    (loss,) = module.batch_loss(Batch(**fields))
+    return loss
 
 
 def tensors_of(panel: Panel, warmup: int) -> PanelTensors:
@@ -141,7 +148,7 @@ def test_the_loss_is_minus_the_sharpe_ratio_of_a_loop_over_rows(
         if not batch.mask_BLH.any():
             continue
         expected = -sharpe_of(panel, position, full_N, counted, cost=cost)
-        assert module.batch_loss(batch).item() == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert loss_of(module, batch).item() == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 @settings(max_examples=10, deadline=None)
@@ -206,7 +213,7 @@ def test_a_segment_starts_with_the_position_of_the_session_before(
         with torch.no_grad():
             module.network.readout.weight.zero_()
             module.network.readout.bias.fill_(0.7)
-        losses[cost] = [module.batch_loss(b).item() for b in (batch, cut_back(batch, 5))]
+        losses[cost] = [loss_of(module, b).item() for b in (batch, cut_back(batch, 5))]
     assert losses[0.0][1] == pytest.approx(losses[1000.0][1], abs=1e-5)
     assert losses[0.0][0] < losses[1000.0][0], "a symbol's first position is bought"
 
@@ -221,16 +228,16 @@ def cut_back(batch: Batch, sessions: int) -> Batch:
 def test_more_cost_never_makes_the_loss_smaller(random_panel: RandomPanel) -> None:
     panel = random_panel(1)
     modules = [module_of(panel, warmup=25, cost=cost) for cost in (0, 5, 50, 500)]
-    losses = [module.batch_loss(batch_of(panel)).item() for module in modules]
+    losses = [loss_of(module, batch_of(panel)).item() for module in modules]
     assert losses == sorted(losses) and losses[0] < losses[-1]
 
 
 def test_the_sharpe_ratio_knows_no_size(random_panel: RandomPanel) -> None:
     panel = random_panel(2)
     module = module_of(panel, warmup=25)
-    loss = module.batch_loss(batch_of(panel)).item()
+    loss = loss_of(module, batch_of(panel)).item()
     module.head.volatility = 60.0
-    assert module.batch_loss(batch_of(panel)).item() == pytest.approx(loss, rel=1e-3)
+    assert loss_of(module, batch_of(panel)).item() == pytest.approx(loss, rel=1e-3)
 
 
 def test_a_network_that_is_shown_the_future_finds_it(random_panel: RandomPanel) -> None:
@@ -243,13 +250,13 @@ def test_a_network_that_is_shown_the_future_finds_it(random_panel: RandomPanel) 
     with torch.no_grad():
         module.network.readout.weight.zero_()
         module.network.readout.bias.fill_(0.5)
-    before = module.batch_loss(batch).item()
+    before = loss_of(module, batch).item()
     optimizer = torch.optim.AdamW(module.parameters(), lr=0.05)
     for _ in range(60):
         optimizer.zero_grad()
-        module.batch_loss(batch).backward()
+        loss_of(module, batch).backward()
         optimizer.step()
-    assert module.batch_loss(batch).item() < min(before, 0.0) - 5
+    assert loss_of(module, batch).item() < min(before, 0.0) - 5
 
 
 def test_sums_by_date_have_the_same_bits_at_any_number_of_threads() -> None:
@@ -361,7 +368,7 @@ def test_the_best_epoch_has_the_loss_that_history_tells(
     for member in (0, 1):
         hyper = read_checkpoint(best_checkpoint(folder, member))["hyper_parameters"]
         module = PositionForecaster(**hyper)
-        module.network = ensemble.networks[member]
+        module.networks[0] = ensemble.networks[member]
         again = validation_loss(
             module, datamodule.ranges["validation"], datamodule.panel, datamodule.tensors("cpu")
         )
@@ -379,7 +386,7 @@ def test_interrupted_it_ends_in_the_same_bytes_at_any_number_of_threads(
     original, before = Forecaster.training_step, torch.get_num_threads()
 
     def training_step(self: Forecaster, batch: Any, index: int) -> torch.Tensor:
-        if (self.member, self.global_step) == (1, datamodule.steps + 1):
+        if (self.members[0], self.global_step) == (1, datamodule.steps + 1):
             monkeypatch.setattr(Forecaster, "training_step", original)
             raise KeyboardInterrupt
         return original(self, batch, index)
