@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from forecast.evaluation.inference import Test, long_run_variance, mean_test
 
@@ -65,7 +65,7 @@ def hln(a: Array, b: Array, horizon: int) -> tuple[float, float]:
         return np.nan, np.nan
     small = (dates + 1 - 2 * horizon + horizon * (horizon - 1) / dates) / dates
     t = float(series.mean()) * np.sqrt(small / variance)
-    return float(t), float(2 * stats.t.sf(abs(t), dates - 1))
+    return float(t), float(2 * special.stdtr(dates - 1, -abs(t)))
 
 
 def autocovariances(series: Array, lags: int) -> Array:

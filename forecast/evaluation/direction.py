@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from forecast.config import ForecastError
 from forecast.evaluation.daily import Key
@@ -184,4 +184,4 @@ class _Means:
 
 def _one_sided(test: Test) -> tuple[float, float]:
     """t, and the probability of a larger one under the null."""
-    return test.t, float(stats.t.sf(test.t, test.dof))
+    return test.t, float(special.stdtr(test.dof, -test.t))

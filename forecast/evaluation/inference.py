@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, stats
+from scipy import fft, special
 
 Array = NDArray[np.float64]
 
@@ -49,7 +49,7 @@ class Test:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of the mean."""
-        reach = float(stats.t.ppf((1 + level) / 2, max(self.dof, 1))) * self.se
+        reach = float(special.stdtrit(max(self.dof, 1), (1 + level) / 2)) * self.se
         return self.mean - reach, self.mean + reach
 
 
@@ -89,7 +89,7 @@ def mean_test(series: Array) -> Test:
     if not se > 1e-12 * abs(mean):  # a constant series, up to rounding
         return Test(mean=mean, se=se, t=np.nan, p=np.nan, dof=dof, dates=dates)
     t = mean / se
-    p = float(2 * stats.t.sf(abs(t), dof))
+    p = float(2 * special.stdtr(dof, -abs(t)))
     return Test(mean=mean, se=se, t=t, p=p, dof=dof, dates=dates)
 
 

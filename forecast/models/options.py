@@ -200,7 +200,9 @@ def check_options(config: Config) -> tuple[str, str]:
     instantiate(config["optimizer"], "optimizer", Optimizer)
     features = instantiate(config["features"], "features", FeatureSet)
     check(config["loss"], "loss", Loss, only=("clip", "horizon_weights"))
-    with torch.device("meta"):  # refuses wrong values; no weights, and nobody's random numbers
+    # Refuses wrong values, with nobody's random numbers; on the meta device the first draw would
+    # import torch's compiler.
+    with torch.random.fork_rng(devices=[]):
         Network(**config["model"], features=1, horizons=len(task.horizons), parameters=head.size)
     Loss(**loss_options(config)).weights(len(task.horizons))
     panel = {k: v for k, v in config["data"].items() if k in OF_THE_PANEL}

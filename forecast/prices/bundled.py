@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,9 +33,9 @@ def sp500(
     covariates: Sequence[Mapping[str, object]] = (),
 ) -> Prices:
     """Adjusted closes of 20 stocks of the S&P 500, 1990-01-02 to 2022-12-28, from skfolio."""
-    from skfolio.datasets import load_sp500_dataset
-
-    wide: pd.DataFrame = load_sp500_dataset()
+    wide = _shipped(
+        "skfolio/datasets/data/sp500_dataset.csv.gz", "skfolio.datasets", "load_sp500_dataset"
+    )
     frame = long(
         wide.index.to_numpy().astype("datetime64[s]"),
         {str(name): wide[name].to_numpy(dtype=np.float64) for name in wide.columns},
@@ -58,13 +61,10 @@ def index(
     Open, high, low, close and volume. The adjusted close equals the close, since an index pays
     nothing, so there is no `raw_close`.
     """
-    import arch.data.nasdaq
-    import arch.data.sp500
-
     names = ("Open", "High", "Low", "Close", "Volume")
     parts = []
-    for symbol, module in (("^GSPC", arch.data.sp500), ("^IXIC", arch.data.nasdaq)):
-        raw: pd.DataFrame = module.load()
+    for symbol, name in (("^GSPC", "sp500"), ("^IXIC", "nasdaq")):
+        raw = _shipped(f"arch/data/{name}/{name}.csv.gz", f"arch.data.{name}", "load")
         columns = {name.lower(): raw[name].to_numpy(dtype=np.float64) for name in names}
         date = raw.index.to_numpy().astype("datetime64[s]")
         parts.append(pd.DataFrame({"symbol": symbol, "date": date, **columns}))
@@ -76,6 +76,20 @@ def index(
         covariates=covariates,
         warnings=(NO_DIVIDENDS,),
     )
+
+
+def _shipped(file: str, module: str, function: str) -> pd.DataFrame:
+    """A table that a package ships, by date.
+
+    From its file, without the package, whose import takes most of a second; or by its own function
+    where the file lies elsewhere.
+    """
+    package = file.partition("/")[0]
+    path = Path(str(importlib.metadata.distribution(package).locate_file(file)))
+    if path.is_file():
+        return pd.read_csv(path, index_col="Date", parse_dates=["Date"])
+    table: pd.DataFrame = getattr(importlib.import_module(module), function)()
+    return table
 
 
 def _prices(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import platformdirs
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
 
+from forecast.models import vectors
 from forecast.models.vectors import (
     INDEX,
     POINTER,
@@ -69,13 +71,13 @@ def module_of(functions: dict[str, tuple[int, Function]], real: str) -> ir.Modul
         code = Code(ir.IRBuilder(made.append_basic_block()), REALS[real])
         source, target, vectors = made.args
         with code.loop(vectors) as number:
-
-            def row(base: ir.Value, i: int, code: Code = code, at: Any = (vectors, number)) -> Any:
-                return code.at(base, code.times(code.plus(code.times(at[0], i), at[1]), code.lanes))
-
-            results = function(*(code.load(row(source, i)) for i in range(arguments)))
-            for i, result in enumerate(results):
-                code.store(result, row(target, i))
+            places = [
+                code.times(code.plus(code.times(vectors, row), number), code.lanes)
+                for row in range(arguments)
+            ]
+            results = function(*(code.load(code.at(source, place)) for place in places))
+            for result, place in zip(results, places, strict=True):
+                code.store(result, code.at(target, place))
         code.builder.ret_void()
     return module
 
@@ -307,6 +309,22 @@ def test_what_is_damaged_is_compiled_again(folder: Path, damage: str) -> None:
     built = Built()
     assert works(Machine("a", built)) and built.count == 1
     assert path.read_bytes() == whole
+
+
+def test_what_was_kept_longest_makes_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "MOST_KEPT", 2)
+    for age, key in ((3, "a"), (2, "b"), (1, "c")):
+        known = set(folder.iterdir()) if folder.exists() else set()
+        Machine(key, Built())
+        (new,) = set(folder.iterdir()) - known
+        os.utime(new, (time.time() - age, time.time() - age))
+    assert len(list(folder.iterdir())) == 2
+    built = Built()
+    for key in "cb":
+        Machine(key, built)
+    assert built.count == 0
+    Machine("a", built)
+    assert built.count == 1
 
 
 def test_where_nothing_can_be_kept_everything_works(folder: Path) -> None:

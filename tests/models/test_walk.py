@@ -217,7 +217,8 @@ def test_a_warm_start_begins_with_the_weights_and_the_standardisation_of_the_fol
     train_start = Forecaster.on_train_start if hasattr(Forecaster, "on_train_start") else None
 
     def spy(self: Forecaster) -> None:
-        begun.append({k: v.detach().clone() for k, v in self.state_dict().items()})
+        state = self.network.state_dict().items()
+        begun.append({f"network.{name}": value.clone() for name, value in state})
         if train_start is not None:
             train_start(self)
 
