@@ -42,7 +42,7 @@ FILES = {
     "config.yaml", "overrides.yaml", "environment.json", "data.json", "market.parquet",
     "history.csv", "train.log", "forecasts.parquet", "metrics.json", "timing.json", "report.html",
     "checkpoints/member-0/best.ckpt", "checkpoints/member-0/last.ckpt",
-    "checkpoints/member-1/best.ckpt", "checkpoints/member-1/last.ckpt",
+    "checkpoints/member-1/best.ckpt",  # both are continued from the first one's last
 }  # fmt: skip
 BYTES = ("metrics.json", "forecasts.parquet")
 MODELS = {"lstm", "historical", "ewma_normal", "ewma_t", "truth"}
@@ -567,7 +567,7 @@ def ended(process: Any) -> int:
 
 WRITES = [
     "config.yaml", "environment.json", "market.parquet", "data.json", "history.csv",
-    "member-0/best.ckpt", "member-0/last.ckpt", "member-1/best.ckpt", "member-1/last.ckpt",
+    "member-0/best.ckpt", "member-1/best.ckpt", "member-0/last.ckpt",
     "forecasts-new.parquet", "forecasts.parquet", "metrics.json", "timing.json", "report.html",
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ Axes: B batch, L time, F features, H horizons, S symbols, W windows.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -111,7 +112,9 @@ class PanelTensors:
         full_N: np.ndarray | None = None,
     ) -> None:
         def on_device(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(array).to(device)
+            with warnings.catch_warnings():  # nobody writes to a panel; one in files is read-only
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                return torch.from_numpy(array).to(device)
 
         self.values_NF = on_device(panel.values)
         self.target_NH = on_device(targets(panel, horizons, delay))

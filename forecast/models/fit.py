@@ -111,7 +111,8 @@ class Members(pl.Callback):
             own = int(row["member"]) in self.members
             if not own or step is None or int(row["step"]) <= step:
                 table.writerow(row)
-        write_atomically(self.path, text.getvalue())
+        if not self.path.exists() or self.path.read_bytes() != text.getvalue().encode():
+            write_atomically(self.path, text.getvalue())
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, Forecaster)

@@ -42,7 +42,6 @@ def test_a_sweep_reads_the_prices_of_a_section_once() -> None:
     assert load_prices(section) is not load_prices(section), "outside of sweeps files may change"
 
 
-@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 def test_a_run_is_the_same_whether_its_panel_lies_in_memory_or_in_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
