@@ -19,26 +19,23 @@ Memory, in numbers; T sessions, F features, U units rounded up to whole vectors:
 
 from __future__ import annotations
 
-import hashlib
+from abc import ABC, abstractmethod
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from llvmlite import ir
 
-from forecast.models import cells, threads, vectors
 from forecast.models.cells import CELLS, Cell, backward, forward
+from forecast.models.machine import Machine, new_module
 from forecast.models.threads import Work, add_shared, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
     REALS,
     Code,
-    Machine,
     Real,
     Vector,
     fma,
-    new_module,
     processor,
 )
 
@@ -84,24 +81,15 @@ def kernels(cell: str, real: str, group: int) -> Kernels:
             way(module, cell, REALS[real], group).build()
         return module
 
-    machine = Machine("\n".join([_source(), cell, real, str(group)]), build)
+    machine = Machine(f"recurrence {cell} {real} {group}", build)
     count = len(POINTERS) + len(SIZES)
     return Kernels(work_of(machine, "forward", count), work_of(machine, "backward", count))
 
 
-@cache
-def _source() -> str:
-    """Hash of the code that the kernels follow from."""
-    files = [Path(str(module.__file__)) for module in (cells, threads, vectors)]
-    code = b"".join(path.read_bytes() for path in (*files, Path(__file__)))
-    return hashlib.sha256(code).hexdigest()
-
-
-class _Pass:
+class _Pass(ABC):
     """One of the two ways through time: a loop over sessions, one over tiles, and their code."""
 
     name: str
-    down: bool
 
     def __init__(self, module: ir.Module, cell: str, real: Real, group: int) -> None:
         self.module, self.cell, self.real, self.group = module, cell, real, group
@@ -111,12 +99,13 @@ class _Pass:
         )
 
     @property
+    @abstractmethod
     def most(self) -> int:
         """Rows of a tile, by the registers that their sums need."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tile(self, code: Code, a: Arguments, rows: int) -> None:
-        raise NotImplementedError
+        """The code of one session of so many windows."""
 
     def _function(self, name: str) -> tuple[ir.Function, Code, Arguments]:
         function = ir.Function(self.module, self.type, name)
@@ -140,8 +129,9 @@ class _Pass:
         code.builder.ret_void()
         add_shared(self.module, function)
 
+    @abstractmethod
     def time(self, code: Code, a: Arguments) -> None:
-        raise NotImplementedError
+        """The loop over sessions."""
 
     def session(self, code: Code, a: Arguments, session: ir.Value) -> None:
         """One session of all windows, in as few tiles as there can be, as equal as they can be."""

@@ -8,10 +8,8 @@ Axes: K networks, B windows, L time, U inputs, O outputs.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,18 +18,16 @@ from llvmlite import ir
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from forecast.models import threads, vectors
+from forecast.models.machine import Machine, new_module
 from forecast.models.threads import Work, add_shared, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
     REALS,
     Code,
-    Machine,
     Real,
     Vector,
     fma,
-    new_module,
     processor,
 )
 
@@ -159,8 +155,6 @@ def _run(
 @cache
 def _kernels(real: str) -> _Kernels:
     """The passes, compiled on the first call."""
-    files = (Path(str(module.__file__)) for module in (vectors, threads))
-    source = b"".join(path.read_bytes() for path in (*files, Path(__file__)))
 
     def build() -> ir.Module:
         module = new_module()
@@ -168,7 +162,7 @@ def _kernels(real: str) -> _Kernels:
             add_shared(module, _function(module, REALS[real], name, body))
         return module
 
-    machine = Machine("\n".join([hashlib.sha256(source).hexdigest(), real]), build)
+    machine = Machine(f"linear {real}", build)
     count = len(POINTERS) + len(SIZES)
     lanes = processor().bits // (8 * REALS[real].bytes)
     return _Kernels(work_of(machine, "forward", count), work_of(machine, "backward", count), lanes)

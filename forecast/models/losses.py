@@ -6,10 +6,8 @@ recurrence; the same equations stand in `heads.StudentTHead`, which they are tes
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -18,14 +16,13 @@ from llvmlite import ir
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from forecast.models import threads, vectors
+from forecast.models.machine import Machine, new_module
 from forecast.models.threads import Work, add_shared, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
     REALS,
     Code,
-    Machine,
     Vector,
     absolute,
     exp,
@@ -33,7 +30,7 @@ from forecast.models.vectors import (
     larger,
     log,
     log1p,
-    new_module,
+    processor,
     sigmoids,
     sqrt,
 )
@@ -93,8 +90,6 @@ class _StudentT(torch.autograd.Function):
 @cache
 def _work(real: str, bounds: Bounds) -> tuple[Work, int]:
     """The compiled pass over memory as `_StudentT.forward` lays it out, and its lanes."""
-    files = (Path(str(module.__file__)) for module in (vectors, threads))
-    code = b"".join(path.read_bytes() for path in (*files, Path(__file__)))
 
     def build() -> ir.Module:
         module = new_module()
@@ -115,9 +110,9 @@ def _work(real: str, bounds: Bounds) -> tuple[Work, int]:
         add_shared(module, function)
         return module
 
-    key = "\n".join([hashlib.sha256(code).hexdigest(), real, repr(bounds)])
-    work = work_of(Machine(key, build), "student_t", 5)
-    return work, vectors.processor().bits // (8 * REALS[real].bytes)
+    machine = Machine(f"student_t {real} {bounds}", build)
+    work = work_of(machine, "student_t", 5)
+    return work, processor().bits // (8 * REALS[real].bytes)
 
 
 def _student_t(

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from llvmlite import ir
 
-from forecast.models.vectors import INDEX, POINTER, Machine
+from forecast.models.machine import Machine
+from forecast.models.vectors import INDEX, POINTER
 
 HEAD = 3  # numbers in front of the tasks: two functions of OpenMP, and how many tasks there are
 

@@ -8,23 +8,15 @@ product and a sum are fused only where `fma` says so, hence the same numbers in 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import llvmlite
-import platformdirs
 from llvmlite import binding, ir
 
 INDEX = ir.IntType(64)
 POINTER = ir.PointerType()
-
-
-MOST_KEPT = 128  # compiled files; one version of this package makes some thirty, of 50 kB each
 
 
 class Processor(NamedTuple):
@@ -57,7 +49,7 @@ class Real(NamedTuple):
     ln2: tuple[float, float]  # its leading bits, of which products are exact, and the rest
 
 
-SINGLE = Real("float32", ir.FloatType(), 4, 23, 7, 20.0, (0.693359375, -2.12194440e-4))
+SINGLE = Real("float32", ir.FloatType(), 4, 23, 8, 20.0, (0.693359375, -2.12194440e-4))
 DOUBLE = Real(
     "float64", ir.DoubleType(), 8, 52, 14, 150.0, (6.93145751953125e-1, 1.42860682030941723212e-6)
 )
@@ -315,10 +307,18 @@ def sigmoids(*arguments: Vector) -> list[Vector]:
     """1 / (1 + exp(−x)) of up to four vectors by one division, which is what costs most."""
     ones: list[Vector] = []
     for x in arguments:
-        limit = x.code.constant(x.code.real.limit)
-        x = x.code.call("llvm.minnum", x.code.call("llvm.maxnum", x, 0.0 - limit), limit)
-        ones.append(1.0 + exp(0.0 - x))
+        ones.append(1.0 + exp(0.0 - _within(x, x.code.real.limit)))
     return _reciprocals(ones)
+
+
+def _within(x: Vector, limit: float) -> Vector:
+    """x, at most ± limit; what is no number stays none."""
+    code, builder = x.code, x.code.builder
+    for sign, beyond in ((-1.0, "<"), (1.0, ">")):
+        edge = code.constant(sign * limit).value
+        over = builder.fcmp_ordered(beyond, x.value, edge)
+        x = Vector(code, builder.select(over, edge, x.value))
+    return x
 
 
 def _reciprocals(values: Sequence[Vector]) -> list[Vector]:
@@ -343,72 +343,3 @@ def tanh(x: Vector) -> Vector:
 def from_sigmoid(sigmoid: Vector) -> Vector:
     """tanh(x) from the sigmoid of 2x."""
     return fma(sigmoid, 2.0, -1.0)
-
-
-class Machine:
-    """Compiled functions, by name; the machine code lives as long as this object.
-
-    Parameters
-    ----------
-    key : str
-        Of all that the code follows from, but for the processor: compiled code is kept under it in
-        the user's folder for such things, since compiling takes a second and reading it none.
-    build : callable
-        Makes the module.
-    """
-
-    def __init__(self, key: str, build: Callable[[], ir.Module]) -> None:
-        binding.initialize_native_target()
-        binding.initialize_native_asmprinter()
-        features = binding.get_host_cpu_features().flatten()
-        self._target = binding.Target.from_default_triple().create_target_machine(
-            cpu=binding.get_host_cpu_name(), features=features, opt=3
-        )
-        known = (key, binding.get_host_cpu_name(), features, llvmlite.__version__)
-        name = hashlib.sha256("\n".join(known).encode()).hexdigest()[:32]
-        kept = platformdirs.user_cache_path("forecast") / "kernels" / f"{name}.o"
-        code = _kept(kept)
-        if code is None:
-            code = self._compiled(build())
-            with contextlib.suppress(OSError):  # it will be compiled again
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                _keep(kept, code)
-        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), self._target)
-        self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
-        self._engine.finalize_object()
-
-    def _compiled(self, module: ir.Module) -> bytes:
-        parsed = binding.parse_assembly(str(module))
-        options = binding.create_pipeline_tuning_options(speed_level=3)
-        options.loop_vectorization = options.slp_vectorization = False  # it is vectors already
-        passes = binding.create_pass_builder(self._target, options)
-        passes.getModulePassManager().run(parsed, passes)
-        return bytes(self._target.emit_object(parsed))
-
-    def address(self, name: str) -> int:
-        return int(self._engine.get_function_address(name))
-
-
-def _kept(path: Path) -> bytes | None:
-    """Code that was compiled before; None where there is none, or not all of it."""
-    try:
-        whole = path.read_bytes()
-    except OSError:
-        return None
-    told, code = whole[:32], whole[32:]
-    return code if hashlib.sha256(code).digest() == told else None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(hashlib.sha256(code).digest() + code)
-    os.replace(temporary, path)
-    oldest = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)
-    for file in oldest[:-MOST_KEPT]:  # of other versions of this package
-        file.unlink(missing_ok=True)
-
-
-def new_module() -> Any:
-    module = ir.Module()
-    module.triple = binding.get_default_triple()
-    return module

@@ -12,8 +12,9 @@ import torch
 from llvmlite import ir
 
 from forecast.models import threads
+from forecast.models.machine import Machine, new_module
 from forecast.models.threads import Work, add_shared, work_of
-from forecast.models.vectors import INDEX, POINTER, Machine, new_module, processor
+from forecast.models.vectors import INDEX, POINTER, processor
 
 pytestmark = pytest.mark.skipif(processor().bits == 0, reason="no kernels for this processor")
 

@@ -19,18 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llvmlite import ir
 
-from forecast.models import vectors
+from forecast.models.machine import Machine, new_module
 from forecast.models.vectors import (
     INDEX,
     POINTER,
     REALS,
     Code,
-    Machine,
     Vector,
     exp,
     log,
     log1p,
-    new_module,
     processor,
     sigmoids,
     sqrt,
@@ -283,7 +281,7 @@ def test_another_process_reads_what_this_one_compiled(folder: Path) -> None:
     code = (
         "import sys, platformdirs\n"
         "from pathlib import Path\n"
-        "from forecast.models.vectors import Machine\n"
+        "from forecast.models.machine import Machine\n"
         "platformdirs.user_cache_path = lambda name: Path(sys.argv[1])\n"
         "print(Machine('a', lambda: sys.exit('compiled again')).address('sqrt') != 0)\n"
     )
@@ -312,7 +310,7 @@ def test_what_is_damaged_is_compiled_again(folder: Path, damage: str) -> None:
 
 
 def test_what_was_kept_longest_makes_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectors, "MOST_KEPT", 2)
+    monkeypatch.setattr("forecast.models.machine.MOST_KEPT", 2)
     for age, key in ((3, "a"), (2, "b"), (1, "c")):
         known = set(folder.iterdir()) if folder.exists() else set()
         Machine(key, Built())
