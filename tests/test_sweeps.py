@@ -61,7 +61,8 @@ def here(*typed: str, cwd: Path, status: int = 0) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
         patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setattr(sys, "argv", ["train", "-m", *typed])
+        # Said, since kept children may have begun with another test's environment.
+        patch.setattr(sys, "argv", ["train", "-m", *typed, "outputs=outputs"])
         try:
             main()
         except SystemExit as stop:
