@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from llvmlite import ir
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from forecast.models.machine import Machine, new_module
-from forecast.models.threads import Work, add_shared, work_of
+from forecast.models.threads import TOGETHER, Work, add_shared, steps, tasks, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
@@ -31,7 +30,6 @@ from forecast.models.vectors import (
     processor,
 )
 
-TOGETHER = 16  # windows whose share of a gradient is one sum; these are added in order
 ROWS = (12, 4, 1)  # sessions of a tile, as long as there are so many left
 COLUMNS = (8, 1)  # inputs of a tile of the gradient
 
@@ -126,30 +124,14 @@ def _run(
 ) -> None:
     """Call a kernel on blocks of the windows of all networks."""
     networks, windows, sessions, inputs = x.shape
-    size = x.element_size()
-    first = np.tile(np.arange(0, windows, TOGETHER), networks)
-    k = np.repeat(np.arange(networks), len(first) // networks)
-
-    def at(tensor: Tensor | None, place: np.ndarray | int) -> np.ndarray:
-        if tensor is None:
-            return np.zeros_like(k)
-        return tensor.data_ptr() + size * (k * tensor.stride(0) + place * tensor.stride(1))
-
-    outputs = (y if y is not None else cast(Tensor, slopes)).shape[-1]
-    if y is None:
-        outputs = weights.shape[2]
-    sizes = [sessions, inputs, outputs, padded]
-    for tensor in (x, masks, y, slopes, by_x):
-        sizes.extend((0, 0) if tensor is None else (tensor.stride(1), tensor.stride(2)))
     pointers = [
-        at(x, first), at(weights, 0), at(masks, first), at(y, first), at(slopes, first),
-        at(by_x, first), at(gradient, first // TOGETHER),
+        (x, "window"), (weights, "network"), (masks, "window"), (y, "window"), (slopes, "window"),
+        (by_x, "window"), (gradient, "block"),
     ]  # fmt: skip
-    tasks = np.empty((len(k), len(POINTERS) + len(SIZES)), np.int64)
-    tasks[:, : len(POINTERS)] = np.stack(pointers, 1)
-    tasks[:, len(POINTERS)] = np.minimum(TOGETHER, windows - first)
-    tasks[:, len(POINTERS) + 1 :] = sizes
-    work.do(tasks)
+    # Forward it fills whole vectors of outputs; backward it adds as many as there are.
+    outputs = weights.shape[2] if y is None else y.shape[-1]
+    sizes = [sessions, inputs, outputs, padded, *steps(x, masks, y, slopes, by_x)]
+    work.do(tasks(networks, windows, pointers, sizes))
 
 
 @cache

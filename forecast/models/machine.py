@@ -14,7 +14,7 @@ import llvmlite
 import platformdirs
 from llvmlite import binding, ir
 
-CODE = ("cells", "kernels", "linear", "losses", "machine", "threads", "vectors")
+CODE = ("cells", "kernels", "linear", "losses", "machine", "threads", "tiles", "vectors")
 MOST_KEPT = 128  # compiled files; one version of this package makes some thirty, of 50 kB each
 
 

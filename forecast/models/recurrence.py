@@ -20,10 +20,9 @@ from torch.autograd.function import once_differentiable
 
 from forecast.models.cells import CELLS, Cell
 from forecast.models.kernels import group_of, kernels
-from forecast.models.threads import Work
+from forecast.models.threads import TOGETHER, Work, steps, tasks
 from forecast.models.vectors import REALS, processor
 
-TOGETHER = 16  # windows that are worked on together; their gradients are added in order
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -147,29 +146,14 @@ def _run(
 ) -> None:
     """Call a kernel on blocks of the windows of all networks."""
     networks, windows = made.states.shape[:2]
-    size = made.states.element_size()
-    first = np.tile(np.arange(0, windows, TOGETHER), networks)
-    k = np.repeat(np.arange(networks), len(first) // networks)
-    # Of each tensor its address, and the bytes from network to network and window to window.
-    places = [(t.data_ptr(), size * t.stride(0), size * t.stride(1)) for t in made]
-    places.append((weights.data_ptr(), size * weights.stride(0), 0))
-    for t in (slopes, carry, memory_carry):
-        at = (0, 0, 0) if t is None else (t.data_ptr(), size * t.stride(0), size * t.stride(1))
-        places.append(at)
-    if gradient is None:
-        places.append((0, 0, 0))
-    else:  # one for a block of windows: a whole number of vectors, of 16 bytes or more
-        block = size * gradient.stride(1) // TOGETHER
-        places.append((gradient.data_ptr(), size * gradient.stride(0), block))
-    sizes = [sessions, layout.features, layout.padded]
-    for tensor in (*made, slopes):
-        sizes.extend((0, 0) if tensor is None else (tensor.stride(1), tensor.stride(2)))
-    start, network, window = np.array(places).T
-    tasks = np.empty((len(k), len(places) + 1 + len(sizes)), np.int64)
-    tasks[:, : len(places)] = start + k[:, None] * network + first[:, None] * window
-    tasks[:, len(places)] = np.minimum(TOGETHER, windows - first)
-    tasks[:, len(places) + 1 :] = sizes
-    work.do(tasks)
+    pointers = [
+        *((tensor, "window") for tensor in made),
+        (weights, "network"),
+        *((tensor, "window") for tensor in (slopes, carry, memory_carry)),
+        (gradient, "block"),
+    ]
+    sizes = [sessions, layout.features, layout.padded, *steps(*made, slopes)]
+    work.do(tasks(networks, windows, pointers, sizes))
 
 
 def _forward(layout: Layout, made: Pass, flat: Tensor) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from llvmlite import ir
+from torch import Tensor
 
 from forecast.models.machine import Machine
 from forecast.models.vectors import INDEX, POINTER
 
+TOGETHER = 16  # windows that are worked on together; their gradients are added in order
 HEAD = 3  # numbers in front of the tasks: two functions of OpenMP, and how many tasks there are
 
 
@@ -98,6 +100,44 @@ def add_shared(module: ir.Module, function: ir.Function) -> None:
     builder.branch(check)
     builder.position_at_end(after)
     builder.ret_void()
+
+
+def tasks(
+    networks: int,
+    windows: int,
+    pointers: Sequence[tuple[Tensor | None, str]],
+    sizes: Sequence[int],
+) -> np.ndarray:
+    """A task for each block of `TOGETHER` windows of each network, a row of whole numbers.
+
+    Parameters
+    ----------
+    pointers : tensors, each with what its second axis counts: `window`, `block` (of windows) or,
+        if it has none of them, `network`; its first axis is the network
+    sizes : behind the addresses and the number of windows of the block
+    """
+    first = np.tile(np.arange(0, windows, TOGETHER), networks)
+    network = np.repeat(np.arange(networks), len(first) // networks)
+    # Of each tensor its address, and the bytes from network to network, window, and block.
+    places = np.zeros((len(pointers), 4), np.int64)
+    for place, (tensor, counts) in zip(places, pointers, strict=True):
+        if tensor is not None:
+            size = tensor.element_size()
+            place[:2] = tensor.data_ptr(), size * tensor.stride(0)
+            if counts != "network":
+                place[2 if counts == "window" else 3] = size * tensor.stride(1)
+    start, by_network, by_window, by_block = places.T
+    table = np.empty((len(first), len(pointers) + 1 + len(sizes)), np.int64)
+    table[:, : len(pointers)] = start + network[:, None] * by_network
+    table[:, : len(pointers)] += first[:, None] * by_window + first[:, None] // TOGETHER * by_block
+    table[:, len(pointers)] = np.minimum(TOGETHER, windows - first)
+    table[:, len(pointers) + 1 :] = sizes
+    return table
+
+
+def steps(*tensors: Tensor | None) -> list[int]:
+    """Numbers from window to window and from session to session of each, 0 of what is not there."""
+    return [n for t in tensors for n in ((0, 0) if t is None else (t.stride(1), t.stride(2)))]
 
 
 class _Team(NamedTuple):

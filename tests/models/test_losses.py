@@ -43,9 +43,11 @@ def test_losses_and_slopes_are_those_of_the_head(
     y = spread * torch.randn(*shape, generator=random, dtype=torch.float64)
     compiled, expected = both(raw, y)
     single, _ = both(raw.float(), y.float())
-    for a, b, exact in zip(compiled, single, expected, strict=True):
+    # Where target and mean nearly cancel, a few roundings of the inputs move a slope by more.
+    _, shaken = both(raw * (1 + 5e-7), y * (1 - 5e-7))
+    for a, b, exact, moved in zip(compiled, single, expected, shaken, strict=True):
         torch.testing.assert_close(a, exact, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(b.double(), exact, rtol=3e-5, atol=3e-5)
+        assert ((b - exact).abs() <= 3e-5 * (1 + exact.abs()) + (moved - exact).abs()).all()
 
 
 @pytest.mark.parametrize(("most", "close"), [(5, 1e-5), (15, 2e-5), (30, 0.02), (300, None)])

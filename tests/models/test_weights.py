@@ -116,14 +116,16 @@ def test_a_position_is_held_while_its_exchange_may_be_closed_and_no_longer(
     table = random_weights(panel, low, panel.offsets[1:], tmp_path_factory.mktemp("w") / "w")
     day = {date: i for i, date in enumerate(panel.dates.astype("datetime64[s]"))}
     wide = table.astype({"symbol": str}).pivot(index="origin", columns="symbol", values="weight")
-    first = min(int(panel.day[a]) for a, b in zip(low, panel.offsets[1:], strict=True) if a < b)
+    stated_in = [(a, b) for a, b in zip(low, panel.offsets[1:], strict=True) if a < b]
+    first = min(int(panel.day[a]) for a, _ in stated_in)
+    last = max(int(panel.day[b - 1]) for _, b in stated_in)  # origins end with the part's last row
     for s, symbol in enumerate(panel.symbols):
         rows = panel.symbol_rows(s)
         sessions, stated = panel.day[rows], panel.day[rows][WARMUP:]
         got = {day[d] for d in wide[symbol].dropna().index.to_numpy()} if symbol in wide else set()
         expected = {
             int(date)
-            for date in range(first, len(panel.dates))
+            for date in range(first, last + 1)
             if low[s] < rows.stop
             and stated[0] <= date
             and date - max(d for d in sessions if d <= date) <= STALE

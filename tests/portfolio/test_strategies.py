@@ -109,7 +109,7 @@ def test_long_short_holds_the_ends_of_the_ranking(seed: int, share: float) -> No
     )
     wanted = np.zeros(8)
     if len(ranked) > 1:
-        places = max(1, math.floor(share * len(ranked)))
+        places = max(1, math.floor(round(share * len(ranked), 9)))
         wanted[ranked[:places]] = -0.5 / places
         wanted[ranked[-places:]] = 0.5 / places
     np.testing.assert_allclose(weights, wanted, atol=1e-15)
