@@ -36,6 +36,7 @@ BEST = "gluonts_quantiles"  # the script of lowest test crps, at so many steps
 BEST_STEPS = 300
 # Test crps at one session on the bundled split: the best of the other libraries, and GJR-GARCH-t.
 BARS = {"best of the other libraries": 0.9946, "GJR-GARCH-t": 0.9931}
+SINGLE, ENSEMBLE = "this project, one default network", "this project, default ensemble of three"
 SAME_WORK = (
     "experiment=many_to_one", "horizons=[1]", "model.hidden_size=64", "model.layers=2",
     "model.input_dropout=0", "model.dropout=0", "ensemble=1", "trainer.max_epochs=1",
@@ -119,7 +120,8 @@ def same_work(turns: int, steps: int, threads: int, peers: Peers | None) -> dict
             "windows_per_second": loop(datamodule, config, examples, steps).rate
         },
         "this project": lambda: alone(*SAME_WORK, threads=threads),
-        "this project, default": lambda: alone("trainer.max_epochs=1", threads=threads),
+        SINGLE: lambda: alone("ensemble=1", "trainer.max_epochs=1", threads=threads),
+        ENSEMBLE: lambda: alone("trainer.max_epochs=1", threads=threads),
     }
     if peers:
         for name, script in LIBRARIES.items():

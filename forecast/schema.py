@@ -234,7 +234,10 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(kind):  # names in the order in which they appear, and no others
         return column.cast(pa.string()).dictionary_encode()
     if pa.types.is_floating(kind):  # through numpy, where NaN and null are one thing
-        numbers = column.cast(kind).to_numpy(zero_copy_only=False)
+        column = column.cast(kind)
+        numbers = column.to_numpy(zero_copy_only=False)
+        if np.count_nonzero(np.isnan(numbers)) == column.null_count:
+            return column
         return pa.array(numbers, type=kind, from_pandas=True)
     result = column.cast(kind)
     if pa.types.is_timestamp(column.type) and not result.cast(column.type).equals(column):

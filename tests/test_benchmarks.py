@@ -215,7 +215,7 @@ def tables(scripts: SimpleNamespace, *, others: bool) -> str:
     compare = scripts.compare
     work = {
         "plain torch loop": {"windows_per_second": 400.0},
-        "this project": FIT, "this project, default": FIT,
+        "this project": FIT, scripts.contestants.SINGLE: FIT, scripts.contestants.ENSEMBLE: FIT,
         **({"darts": OTHER} if others else {}),
     }  # fmt: skip
     row = {"torch": 1000.0, "ours": 2500.0, "share": 0.4, "ceiling": 1e11}

@@ -5,19 +5,24 @@ Axes: N rows of the block, H horizons, M = N·H forecasts (horizon fastest), S s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
 from forecast.dataset.task import Task
 from forecast.dataset.windows import BLOCK_SYMBOLS
-from forecast.forecasts import LEVELS, QUANTILES, SCHEMA
+from forecast.forecasts import LEVELS, OPTIONAL, QUANTILES, SCHEMA
 from forecast.models.distributions import Distribution
 
+PIECE = 16384  # forecasts whose numbers stay in a processor's cache while they are worked on
+STATED = ("mean", "std", *QUANTILES, *OPTIONAL)  # columns that a distribution fills ...
+OF_ACTUAL = ("nll", "pit", "crps_exact")  # ... and those of them that hold where an actual is known
 OF_ORIGINS = ("row", "symbol", "unit", "actual", "end")  # attributes with an axis N
 
 
@@ -63,28 +68,14 @@ class Block:
         """Forecasts table of one model: `distribution` is scaled and has M rows."""
         horizons = len(self.task.horizons)
         count = len(self.row) * horizons
-        unit_M, actual_M = self.unit.reshape(-1), self.actual.reshape(-1)
-        known_M = ~np.isnan(actual_M)
-        scaled_M = np.where(known_M, actual_M / unit_M, 0.0)
         panel = self.panel
         end_M = self.end.reshape(-1)
         target = panel.dates[panel.day[np.maximum(end_M, 0)]].astype("datetime64[D]")
+        known_M = ~np.isnan(self.actual.reshape(-1))
 
         def each(values_N: np.ndarray) -> np.ndarray:
             return np.repeat(values_N, horizons)
 
-        def percent(values: np.ndarray | None) -> pa.Array:
-            if values is None:
-                return pa.nulls(count, pa.float32())
-            return pa.array((values * unit_M).astype(np.float32))
-
-        def if_known(values: np.ndarray | None) -> pa.Array:
-            if values is None:
-                return pa.nulls(count, pa.float32())
-            return pa.array(values.astype(np.float32), mask=~known_M | np.isnan(values))
-
-        nll, crps = distribution.nll(scaled_M), distribution.crps(scaled_M)
-        quantiles = distribution.quantiles
         columns = {
             "model": _one_name(model, count),
             "fold": pa.array(np.full(count, fold, np.int16)),
@@ -96,22 +87,39 @@ class Block:
             "target_date": pa.array(target, mask=end_M < 0),
             "price": pa.array(each(panel.price[self.row])),
             "scale": pa.array(each(panel.scale[self.row].astype(np.float64))),
-            "actual": pa.array(actual_M, mask=~known_M),
+            "actual": pa.array(self.actual.reshape(-1), mask=~known_M),
             "realized_variance": pa.array(self.realized_variance().reshape(-1), mask=~known_M),
-            "mean": percent(distribution.mean),
-            "std": percent(distribution.std),
-            **{
-                name: percent(None if quantiles is None else quantiles[:, q])
-                for q, name in enumerate(QUANTILES)
-            },
-            # The density of the percent return: scaled density ÷ unit.
-            "nll": if_known(None if nll is None else nll + np.log(unit_M)),
-            "pit": if_known(distribution.pit(scaled_M)),
-            "crps_exact": if_known(None if crps is None else crps * unit_M),
-            "es01": percent(distribution.expected_shortfall(LEVELS[0])),
-            "es05": percent(distribution.expected_shortfall(LEVELS[1])),
+            **self._stated(distribution),
         }
         return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
+
+    def _stated(self, distribution: Distribution) -> dict[str, pa.Array]:
+        """What a distribution says of the rows, and of what became of them, in percent."""
+        unit_M, actual_M = self.unit.reshape(-1), self.actual.reshape(-1)
+        columns = {name: np.full(len(unit_M), np.nan, np.float32) for name in STATED}
+
+        def fill(rows: slice, law: Distribution) -> None:
+            unit, actual = unit_M[rows], actual_M[rows]
+            known = ~np.isnan(actual)
+            nll, pit, crps = law.scores(np.where(known, actual / unit, 0.0))
+            percent = {
+                "mean": law.mean,
+                "std": law.std,
+                "es01": law.expected_shortfall(LEVELS[0]),
+                "es05": law.expected_shortfall(LEVELS[1]),
+                "crps_exact": crps,
+            }
+            if law.quantiles is not None:
+                percent |= dict(zip(QUANTILES, law.quantiles.T, strict=True))
+            values = {name: v * unit for name, v in percent.items() if v is not None}
+            # The density of the percent return: scaled density ÷ unit.
+            values |= {} if nll is None else {"nll": nll + np.log(unit)}
+            values |= {} if pit is None else {"pit": pit}
+            for name, value in values.items():
+                columns[name][rows] = np.where(known, value, np.nan) if name in OF_ACTUAL else value
+
+        _in_pieces(fill, distribution, len(unit_M))
+        return {name: pa.array(v, from_pandas=np.isnan(v).any()) for name, v in columns.items()}
 
     def realized_variance(self) -> np.ndarray:
         """Sum of squared daily returns over each target, percent squared, shape (N, H).
@@ -132,6 +140,19 @@ class Block:
                 known, total[np.maximum(end, 0)] - total[np.minimum(start, len(total) - 1)], np.nan
             )
         return result
+
+
+def _in_pieces(
+    work: Callable[[slice, Distribution], None], distribution: Distribution, count: int
+) -> None:
+    """Work on all rows of a distribution, on torch's number of threads where it can be parted."""
+    pieces = [slice(first, first + PIECE) for first in range(0, count, PIECE)]
+    laws = [law for rows in pieces if (law := distribution.take(rows)) is not None]
+    if len(pieces) < 2 or len(laws) < len(pieces):
+        work(slice(None), distribution)
+        return
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(work, pieces, laws))
 
 
 def _one_name(name: str, count: int) -> pa.Array:

@@ -15,6 +15,7 @@ Statistical Software 90: closed forms of the continuous ranked probability score
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ _LOWEST = 0.005  # level of a t that a level of 0.01 can fall on under full skew
 class Distribution:
     """A forecast known by some of its mean, standard deviation and quantiles alone.
 
-    Attributes
+    Parameters
     ----------
     mean : shape (N,)
     std : shape (N,), or None where not stated
@@ -46,9 +47,31 @@ class Distribution:
         std: ArrayLike | None = None,
         quantiles: ArrayLike | None = None,
     ) -> None:
-        self.mean = _contiguous(mean)
-        self.std = None if std is None else _contiguous(std)
-        self.quantiles = None if quantiles is None else _contiguous(quantiles)
+        self._stated = (
+            _contiguous(mean),
+            None if std is None else _contiguous(std),
+            None if quantiles is None else _contiguous(quantiles),
+        )
+
+    @property
+    def mean(self) -> Array:
+        return self._stated[0]
+
+    @property
+    def std(self) -> Array | None:
+        return self._stated[1]
+
+    @property
+    def quantiles(self) -> Array | None:
+        return self._stated[2]
+
+    def take(self, rows: slice) -> Distribution | None:
+        """Some rows; None where a subclass does not say how to part them."""
+        return None
+
+    def scores(self, y: ArrayLike) -> tuple[Array | None, Array | None, Array | None]:
+        """`nll`, `pit` and `crps`, which may have work in common."""
+        return self.nll(y), self.pit(y), self.crps(y)
 
     def nll(self, y: ArrayLike) -> Array | None:
         """Negative log density at `y` in nats; None where there is no density."""
@@ -72,11 +95,22 @@ class Gaussian(Distribution):
 
     def __init__(self, *, mu: ArrayLike, sigma: ArrayLike) -> None:
         self._mu, self._sigma = _together(mu, sigma)
-        super().__init__(
-            mean=self._mu,
-            std=self._sigma,
-            quantiles=self._mu[..., None] + self._sigma[..., None] * special.ndtri(LEVELS),
-        )
+
+    @property
+    def mean(self) -> Array:
+        return self._mu
+
+    @property
+    def std(self) -> Array:
+        return self._sigma
+
+    @cached_property
+    def quantiles(self) -> Array:
+        quantiles: Array = self._mu[..., None] + self._sigma[..., None] * special.ndtri(LEVELS)
+        return quantiles
+
+    def take(self, rows: slice) -> Gaussian:
+        return Gaussian(mu=self._mu[rows], sigma=self._sigma[rows])
 
     def nll(self, y: ArrayLike) -> Array:
         z = (_contiguous(y) - self._mu) / self._sigma
@@ -112,21 +146,46 @@ class SplitT(Distribution):
         self._mode, self._width, df, self._skew = _together(mode, width, df, skew)
         self._df = np.minimum(df, 1e8)  # where it is the normal to 1e-8, and still a number
         self._left, self._right = 1 - self._skew, 1 + self._skew
-        self._upper, self._drift, std = _moments(self._df, self._skew)
-        super().__init__(
-            mean=self._mode + self._width * self._drift,
-            std=self._width * std,
-            quantiles=self._quantiles(),
-        )
 
-    def _quantiles(self) -> Array:
-        ratio = _ratio(self._df)
+    @cached_property
+    def _log_peak(self) -> Array:
+        """Log density of the t at 0."""
+        return _log_peak(self._df)
+
+    @cached_property
+    def _moments(self) -> tuple[Array, Array, Array]:
+        return _moments(self._df, self._skew, self._log_peak)
+
+    @property
+    def mean(self) -> Array:
+        return self._mode + self._width * self._moments[1]
+
+    @property
+    def std(self) -> Array:
+        return self._width * self._moments[2]
+
+    def take(self, rows: slice) -> SplitT:
+        mode, width, df, skew = (v[rows] for v in (self._mode, self._width, self._df, self._skew))
+        return SplitT(mode=mode, width=width, df=df, skew=skew)
+
+    @cached_property
+    def quantiles(self) -> Array:
         columns = []
         for level in LEVELS:
             below, half, tail = self._side(level)
-            t = _t_quantile(tail, ratio)
+            t = self._t(level, tail)
             columns.append(self._mode + self._width * np.where(below, half * t, -half * t))
-        return np.stack(columns, axis=-1)
+        return np.moveaxis(np.stack(columns), 0, -1)
+
+    @cached_property
+    def _ratio(self) -> list[Array]:
+        """Coefficients of the ratio of quantiles as a polynomial in the level, for each row."""
+        return [_horner(row, _unit_df(self._df)) for row in _TABLE]
+
+    def _t(self, level: float, tail: Array) -> Array:
+        """Quantiles of the t at `tail`, which a level falls on."""
+        z: Array = special.ndtri(tail)
+        return z * _horner(self._ratio, _unit_level(z))
 
     def _side(self, level: float) -> tuple[Any, Array, Array]:
         """Whether the quantile lies below the mode, the width of its half, its level in a t."""
@@ -140,38 +199,54 @@ class SplitT(Distribution):
         half = np.where(z < 0, self._left, self._right)
         return z, z / half, half
 
+    def _tail(self, t: Array, half: Array) -> Array:
+        """Probability beyond y, away from the mode."""
+        tail: Array = half * special.stdtr(self._df, -np.abs(t))
+        return tail
+
+    def _beyond(self, t: Array, half: Array) -> Array:
+        """∫ |z| f over the tail past the value of a t."""
+        df = self._df
+        density = np.exp(_log_density(t, df, self._log_peak))
+        beyond: Array = half**2 * density * (df + t**2) / (df - 1)
+        return beyond
+
     def nll(self, y: ArrayLike) -> Array:
         _, t, _ = self._standard(y)
-        nll: Array = np.log(self._width) - _log_density(t, self._df)
+        nll: Array = np.log(self._width) - _log_density(t, self._df, self._log_peak)
         return nll
 
     def pit(self, y: ArrayLike) -> Array:
         z, t, half = self._standard(y)
-        tail: Array = half * special.stdtr(self._df, -np.abs(t))
-        return np.where(z < 0, tail, 1 - tail)
+        return _probability(z, self._tail(t, half))
 
     def crps(self, y: ArrayLike) -> Array:
+        z, t, half = self._standard(y)
+        return self._crps(z, t, half, self._tail(t, half))
+
+    def scores(self, y: ArrayLike) -> tuple[Array, Array, Array]:
+        z, t, half = self._standard(y)
+        tail = self._tail(t, half)
+        return self.nll(y), _probability(z, tail), self._crps(z, t, half, tail)
+
+    def _crps(self, z: Array, t: Array, half: Array, tail: Array) -> Array:
         # E|Z - z| - E|Z - Z'| / 2. The second is ∫ F (1 - F), for a t K = 2 (J - ∫ T² below 0)
         # with J = E[max(0, T)], so each half adds half³ (K / 2 - J) + half² J.
-        z, t, half = self._standard(y)
         df = self._df
+        upper, drift, _ = self._moments
         spread = np.exp(special.betaln(0.5, df - 0.5) - 2 * special.betaln(0.5, df / 2))
-        spread = np.sqrt(df) / (df - 1) * spread - self._upper
+        spread = np.sqrt(df) / (df - 1) * spread - upper
         spread = (self._left**3 + self._right**3) * spread
-        spread = spread + (self._left**2 + self._right**2) * self._upper
-        tail = half * special.stdtr(df, -np.abs(t))
-        beyond = half**2 * _density(t, df) * (df + t**2) / (df - 1)  # ∫ |z| f over the tail past z
+        spread = spread + (self._left**2 + self._right**2) * upper
         sign = np.where(z < 0, -1.0, 1.0)
-        distance = sign * (z * (1 - 2 * tail) - self._drift) + 2 * beyond
+        distance = sign * (z * (1 - 2 * tail) - drift) + 2 * self._beyond(t, half)
         crps: Array = self._width * (distance - spread)
         return crps
 
     def expected_shortfall(self, level: float) -> Array:
-        df = self._df
         below, half, tail = self._side(level)
-        t = _t_quantile(tail, _ratio(df))
-        beyond = half**2 * _density(t, df) * (df + t**2) / (df - 1)
-        partial = np.where(below, -beyond, self._drift - beyond)
+        beyond = self._beyond(self._t(level, tail), half)
+        partial = np.where(below, -beyond, self._moments[1] - beyond)
         shortfall: Array = self._mode + self._width * partial / level
         return shortfall
 
@@ -182,11 +257,23 @@ class StudentT(SplitT):
     def __init__(self, *, mu: ArrayLike, sigma: ArrayLike, df: ArrayLike) -> None:
         super().__init__(mode=mu, width=sigma, df=df, skew=0.0)
 
-    def _quantiles(self) -> Array:
+    def take(self, rows: slice) -> StudentT:
+        return StudentT(mu=self._mode[rows], sigma=self._width[rows], df=self._df[rows])
+
+    @cached_property
+    def _lower(self) -> list[Array]:
         # Symmetry leaves ten levels, at which the table is a polynomial in 1 / df alone.
-        lower = [_horner(column, _unit_df(self._df)) for column in _BELOW_MEDIAN.T]
+        return [_horner(column, _unit_df(self._df)) for column in _BELOW_MEDIAN.T]
+
+    def _t(self, level: float, tail: Array) -> Array:
+        known = level in LEVELS[: len(self._lower)]
+        return self._lower[LEVELS.index(level)] if known else super()._t(level, tail)
+
+    @cached_property
+    def quantiles(self) -> Array:
+        lower = self._lower
         standard = [*lower, np.zeros_like(self._df), *(-t for t in reversed(lower))]
-        return np.stack([self._mode + self._width * t for t in standard], axis=-1)
+        return np.moveaxis(np.stack([self._mode + self._width * t for t in standard]), 0, -1)
 
 
 class SkewedT(SplitT):
@@ -194,7 +281,8 @@ class SkewedT(SplitT):
 
     def __init__(self, *, mu: ArrayLike, sigma: ArrayLike, df: ArrayLike, skew: ArrayLike) -> None:
         mu, sigma, df, skew = _together(mu, sigma, df, skew)
-        _, drift, std = _moments(np.minimum(df, 1e8), skew)
+        df = np.minimum(df, 1e8)
+        _, drift, std = _moments(df, skew, _log_peak(df))
         width = sigma / std
         super().__init__(mode=mu - width * drift, width=width, df=df, skew=skew)
 
@@ -208,20 +296,26 @@ def _contiguous(value: ArrayLike) -> Array:
     return np.asarray(value, dtype=np.float64, order="C")
 
 
-def _log_density(t: Array, df: Array) -> Array:
+def _probability(z: Array, tail: Array) -> Array:
+    """Distribution function of what has the probability `tail` beyond it."""
+    return np.where(z < 0, tail, 1 - tail)
+
+
+def _log_peak(df: Array) -> Array:
+    """Log density of the standard t at 0."""
+    log_peak: Array = -(special.betaln(df / 2, 0.5) + np.log(df) / 2)
+    return log_peak
+
+
+def _log_density(t: Array, df: Array, log_peak: Array) -> Array:
     """Log density of the standard t."""
-    constant = special.betaln(df / 2, 0.5) + np.log(df) / 2
-    log_density: Array = -constant - (df + 1) / 2 * np.log1p(t**2 / df)
+    log_density: Array = log_peak - (df + 1) / 2 * np.log1p(t**2 / df)
     return log_density
 
 
-def _density(t: Array, df: Array) -> Array:
-    return np.exp(_log_density(t, df))
-
-
-def _moments(df: Array, skew: Array) -> tuple[Array, Array, Array]:
+def _moments(df: Array, skew: Array, log_peak: Array) -> tuple[Array, Array, Array]:
     """E[max(0, T)] of the t itself; mean and standard deviation of the split t of width 1."""
-    upper = df / (df - 1) * _density(np.zeros_like(df), df)
+    upper = df / (df - 1) * np.exp(log_peak)
     drift = 4 * skew * upper
     return upper, drift, np.sqrt(df / (df - 2) * (1 + 3 * skew**2) - drift**2)
 
@@ -263,17 +357,6 @@ def _horner(coefficients: Iterable[Any], x: Array) -> Array:
         value *= x
         value += coefficient
     return value
-
-
-def _ratio(df: Array) -> list[Array]:
-    """Coefficients of the ratio of quantiles as a polynomial in the level, for each row."""
-    return [_horner(row, _unit_df(df)) for row in _TABLE]
-
-
-def _t_quantile(level: Array, ratio: list[Array]) -> Array:
-    """Quantiles of the standard t at levels from 0.005 to 0.5."""
-    z: Array = special.ndtri(level)
-    return z * _horner(ratio, _unit_level(z))
 
 
 _TABLE = _quantile_table()

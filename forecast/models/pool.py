@@ -6,7 +6,6 @@ Axes: N rows of the block, H horizons, M = N·H forecasts (horizon fastest), I m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,9 +25,9 @@ CHUNK = 2048  # rows whose cells are sorted at once, so that memory stays small
 class MeanOfGarch:
     """The pool of `MEMBERS` as a baseline.
 
-    Its quantiles are those of the members' cells taken together, within about 1 % of a deviation of
-    the pool's own. Its density, where all members have one, is the average of theirs; its crps has
-    no closed form.
+    Its quantiles are those of the members' cells taken together: usually within 1 % of a deviation
+    of the pool's own, and where members differ much up to 2.5 %, at 1 % and 99 % up to 4 %. Its
+    density, where all members have one, is the average of theirs; its crps has no closed form.
 
     Attributes
     ----------
@@ -43,7 +42,7 @@ class MeanOfGarch:
 
     def distribution(self, block: Block) -> Distribution:
         starts = range(0, len(block.row), CHUNK)
-        facts = [self._facts(_rows(block, slice(i, i + CHUNK))) for i in starts]
+        facts = [self._facts(block.take(slice(i, i + CHUNK))) for i in starts]
         return Pool(np.concatenate(facts), [m.distribution(block) for m in self._members])
 
     def _facts(self, block: Block) -> np.ndarray:
@@ -52,12 +51,6 @@ class MeanOfGarch:
         facts_MIK = facts_NHIK.reshape(block.unit.size, len(self._members), -1)
         cells = facts_MIK[..., FACTS:].reshape(block.unit.size, -1)
         return np.hstack([pool_moments(facts_MIK[..., 0], facts_MIK[..., STD]), pool_facts(cells)])
-
-
-def _rows(block: Block, rows: slice) -> Block:
-    """Some rows of a block."""
-    names = ("row", "symbol", "unit", "actual", "end")
-    return replace(block, **{name: getattr(block, name)[rows] for name in names})
 
 
 class Pool(Tabulated):

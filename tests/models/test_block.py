@@ -20,6 +20,7 @@ from forecast.dataset.windows import CarriedPass, PanelTensors
 from forecast.forecasts import LEVELS, QUANTILES, validate
 from forecast.models import block as module
 from forecast.models.block import Block, blocks, make_block
+from forecast.models.devices import torch_threads
 from forecast.models.distributions import Distribution, Gaussian, SkewedT, StudentT
 
 RandomPanel = Callable[..., Panel]
@@ -155,6 +156,39 @@ def test_a_table_of_any_distribution_is_a_valid_forecasts_table(
     if distribution.quantiles is not None:
         for name, column in zip(QUANTILES, distribution.quantiles.T, strict=True):
             np.testing.assert_allclose(frame[name], column * unit, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("piece", "threads"), [(7, 1), (7, 3), (64, 2)])
+def test_a_table_has_the_same_bits_however_it_is_cut_and_shared_between_threads(
+    random_panel: RandomPanel, monkeypatch: pytest.MonkeyPatch, kind: str, piece: int, threads: int
+) -> None:
+    panel = random_panel(5, halts=2)
+    block = random_block(panel, Task(horizons=(1, 5)), 5)
+    assert block.unit.size > piece
+    whole = block.table(stated(block.unit.size, kind), model="any", part="test", fold=0)
+    monkeypatch.setattr(module, "PIECE", piece)
+    with torch_threads(threads):
+        parted = block.table(stated(block.unit.size, kind), model="any", part="test", fold=0)
+    assert parted.equals(whole)
+
+
+def test_some_rows_of_a_distribution_say_what_the_whole_says_of_them() -> None:
+    rows = slice(40, 75)
+    for kind in KINDS[:3]:
+        whole = stated(100, kind)
+        some = whole.take(rows)
+        assert some is not None
+        np.testing.assert_array_equal(some.mean, whole.mean[rows])
+        np.testing.assert_array_equal(some.std, whole.std[rows])  # type: ignore[index]
+        np.testing.assert_array_equal(some.quantiles, whole.quantiles[rows])  # type: ignore[index]
+        y = np.linspace(-4, 4, 100)
+        for mine, theirs in zip(some.scores(y[rows]), whole.scores(y), strict=True):
+            np.testing.assert_array_equal(mine, theirs[rows])  # type: ignore[index]
+        for level in (0.01, 0.03):
+            theirs = whole.expected_shortfall(level)
+            np.testing.assert_array_equal(some.expected_shortfall(level), theirs[rows])  # type: ignore[index]
+    assert stated(100, "quantile").take(rows) is None
 
 
 def at_many_actuals(panel: Panel, kind: str, grid: np.ndarray) -> tuple[pa.Table, Block]:
