@@ -4,8 +4,9 @@
 
 Forward and backward of one layer over windows of 250 sessions of 20 features, in turn in one
 process; a rate is that of the median turn. Products alone are counted for the fraction of the
-machine's rate for a large matrix product, which is taken in the same turns. The table decides
-`networks.FUSED_UNITS` and `pipeline.TOGETHER`, which are keyed on sizes alone.
+machine's rate for a large matrix product, which is taken in the same turns. The tables decide
+`networks.FUSED_UNITS`, `pipeline.TOGETHER`, which are keyed on sizes alone, and that the trials of
+a sweep, unlike members, have a process and a thread each.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
+import joblib
 import pandas as pd
 import torch
 from machine import products
@@ -35,6 +37,7 @@ from forecast.models.recurrence import read_layer
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 FEATURES, SESSIONS = 20, 250
 MOST = 2**15  # units times windows: beyond, a turn takes half a minute
+TRIALS = 4
 LARGE = 3072  # rows and columns of the large product
 HERE = Path(__file__).resolve().parent
 COMMAND = "python benchmarks/recurrence.py"
@@ -98,6 +101,13 @@ def rates(turns: int, sizes: list[int], batches: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@cache
+def workload(cell: str) -> tuple[dict, PriceDataModule]:
+    """Four epochs on the bundled panel."""
+    config = plain(compose("train", [f"model={cell}", "trainer.max_epochs=4"]))
+    return config, make_datamodule(config, load_prices("sp500"))
+
+
 def fitted(config: dict, datamodule: PriceDataModule, members: int, together: int) -> float:
     """Seconds of a fit of so many members, so many of them at once."""
     pipeline.TOGETHER = together
@@ -108,13 +118,9 @@ def fitted(config: dict, datamodule: PriceDataModule, members: int, together: in
 
 def ensembles(turns: int, most: int) -> pd.DataFrame:
     """Seconds of an epoch of so many members together, over that of one, bundled panel."""
-    prices = load_prices("sp500")
     rows = []
     for cell in CELLS:
-        config = plain(compose("train", [f"model={cell}", "trainer.max_epochs=4"]))
-        datamodule = make_datamodule(config, prices)
-
-        fit = partial(fitted, config, datamodule)
+        fit = partial(fitted, *workload(cell))
         fit(1, 1)
         turn = [[fit(1, 1), *(fit(k, k) for k in range(2, most + 1))] for _ in range(turns)]
         once, *several = (statistics.median(t) for t in zip(*turn, strict=True))
@@ -122,6 +128,42 @@ def ensembles(turns: int, most: int) -> pd.DataFrame:
         row.update({f"{k} together": value / once for k, value in enumerate(several, 2)})
         rows.append(row)
         print(row, flush=True)
+    return pd.DataFrame(rows)
+
+
+def trial(cell: str, members: int) -> None:
+    """One trial of a sweep in a process of a pool, whose workers keep prices and panel."""
+    torch.set_num_threads(1)
+    config, datamodule = workload(cell)
+    fitted(config, datamodule, members, members)
+
+
+def trials(turns: int) -> pd.DataFrame:
+    """Seconds of four trials as one stack on two threads, and as two processes of a thread each."""
+    rows = []
+    with joblib.Parallel(n_jobs=2) as pool:
+
+        def apart(cell: str, members: int) -> None:
+            pool(joblib.delayed(trial)(cell, members) for _ in range(TRIALS))
+
+        for cell in CELLS:
+            for members in (1, 3):
+                count = TRIALS * members
+                config, datamodule = workload(cell)
+                together = partial(fitted, config, datamodule, count, count)
+                for work in (together, partial(apart, cell, members)):
+                    work()
+                turn = [(together(), seconds(partial(apart, cell, members))) for _ in range(turns)]
+                stack_s, apart_s = (statistics.median(t) for t in zip(*turn, strict=True))
+                row = {
+                    "cell": cell,
+                    "networks a trial": members,
+                    "one stack, s": stack_s,
+                    "processes, s": apart_s,
+                    "ratio": stack_s / apart_s,
+                }
+                rows.append(row)
+                print(row, flush=True)
     return pd.DataFrame(rows)
 
 
@@ -159,6 +201,11 @@ def main() -> None:
         "Seconds of a fit of four epochs of so many members together, over those of one:",
         "",
         *table(ensembles(options.turns, options.members)),
+        "",
+        f"Seconds of {TRIALS} trials of one shape, four epochs each: all networks as one stack on "
+        "two threads, and trials in two processes with a thread each, as a sweep runs them:",
+        "",
+        *table(trials(options.turns)),
     ]
     (HERE / "recurrence.md").write_text("\n".join(told) + "\n", encoding="utf-8")
     print("\n".join(told))

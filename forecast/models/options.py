@@ -202,8 +202,16 @@ def check_options(config: Config) -> tuple[str, str]:
     check(config["loss"], "loss", Loss, only=("clip", "horizon_weights"))
     # Refuses wrong values, with nobody's random numbers; on the meta device the first draw would
     # import torch's compiler.
-    with torch.random.fork_rng(devices=[]):
-        Network(**config["model"], features=1, horizons=len(task.horizons), parameters=head.size)
+    sizes: dict[str, Any] = {"features": 1, "horizons": len(task.horizons), "parameters": head.size}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            Network(**config["model"], **sizes)
+    except RuntimeError as error:  # torch has no class of its own for want of memory on a CPU
+        model = config["model"]
+        raise ForecastError(
+            f"model.hidden_size={model['hidden_size']} and model.layers={model['layers']}: a "
+            "network of so many weights does not fit into memory. Use fewer units or layers."
+        ) from error
     Loss(**loss_options(config)).weights(len(task.horizons))
     panel = {k: v for k, v in config["data"].items() if k in OF_THE_PANEL}
     check(panel, "data", make_panel, only=OF_THE_PANEL)

@@ -39,6 +39,12 @@ def test_options_are_checked_without_lightning() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_network_that_no_memory_holds_is_refused_in_one_line() -> None:
+    config = plain(compose("train", ["trainer=cpu", "model.hidden_size=10000000"]))
+    with pytest.raises(ForecastError, match=r"^model\.hidden_size=10000000 and .*Use fewer"):
+        check_options(config)
+
+
 # ------------------------------------------------------------------------------ schedule
 
 
