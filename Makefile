@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint prune backtest audit sweep leaderboard notebooks bench bench-sweep bench-scale bench-scores bench-rows bench-prediction bench-size bench-backtest bench-trading bench-simulation bench-luck
+.PHONY: train test lint prune backtest audit sweep leaderboard notebooks bench
 
 train: $(VENV)/ready
 	$(BIN)/python -m forecast.train $(ARGS)
@@ -39,35 +39,8 @@ bench: $(VENV)/ready  # speed beside plain torch and, with ARGS="--peers-python 
 	$(BIN)/python benchmarks/profile_run.py
 	$(BIN)/python benchmarks/gpu.py
 
-bench-scale: $(VENV)/ready
-	$(BIN)/python benchmarks/scale.py
-
-bench-scores: $(VENV)/ready
-	$(BIN)/python benchmarks/scores.py
-
-bench-rows: $(VENV)/ready
-	$(BIN)/python benchmarks/rows.py
-
-bench-prediction: $(VENV)/ready
-	$(BIN)/python benchmarks/prediction.py
-
-bench-sweep: $(VENV)/ready
-	$(BIN)/python benchmarks/sweep.py
-
-bench-size: $(VENV)/ready
-	$(BIN)/python benchmarks/size.py
-
-bench-backtest: $(VENV)/ready
-	$(BIN)/python benchmarks/backtest.py
-
-bench-trading: $(VENV)/ready
-	$(BIN)/python benchmarks/trading.py
-
-bench-simulation: $(VENV)/ready
-	$(BIN)/python benchmarks/simulation.py
-
-bench-luck: $(VENV)/ready
-	$(BIN)/python benchmarks/luck.py
+bench-%: $(VENV)/ready  # one of the others: make bench-scale ARGS=--big
+	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

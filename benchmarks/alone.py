@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+from machine import peak
 
 from forecast import compose, load_prices
 from forecast.config import plain
@@ -27,12 +28,6 @@ from forecast.forecasts import read_blocks
 from forecast.models.devices import torch_threads
 from forecast.models.ensemble import load_ensemble
 from forecast.models.pipeline import fit_ensemble, make_datamodule, write_forecasts
-
-
-def peak() -> float:
-    """Largest resident memory of this process so far, MB."""
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / 2**20 if sys.platform == "darwin" else used / 2**10
 
 
 def figures(options: list[str]) -> dict[str, Any]:

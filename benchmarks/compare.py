@@ -4,11 +4,12 @@
     python benchmarks/compare.py --peers-python PATH --peers FOLDER   # and the other libraries
     python benchmarks/compare.py … --write        # benchmarks/compare.md and the README's table
 
-FOLDER holds the scripts `darts_.py`, `gluonts_.py`, `gluonts_quantiles.py`, `neuralforecast_.py`
-and `pytorch_forecasting_.py`, of which each does the same work with its library (a two-layer LSTM
-of 64 units, windows of 60 sessions, batches of 256, one target a window, the bundled stocks) and
-prints JSON lines as `alone.py` does; PATH is the Python that has the libraries. Each measurement is
-the median of some turns, in each of which every contestant has one.
+FOLDER holds a script for each library, `darts_.py`, `gluonts_.py`, `gluonts_quantiles.py`,
+`neuralforecast_.py` and `pytorch_forecasting_.py`, which are no part of the project, and what they
+read. Each does the same work (a two-layer LSTM of 64 units, windows of 60 sessions, batches of 256,
+one target a window, the bundled stocks, STEPS steps on THREADS threads) and prints JSON lines with
+the keys of `alone.py`; PATH is the Python that has the libraries. Each measurement is the median of
+some turns, in each of which every contestant has one.
 """
 
 from __future__ import annotations
@@ -146,12 +147,15 @@ def ratios(
     ensemble: Mapping[str, Figures],
 ) -> Table:
     """The README's short table: ratios alone, since seconds are a machine's."""
-    mine, single, default = work["this project"], work[SINGLE], work[ENSEMBLE]
-    rate, memory = mine["windows_per_second"], default["peak_rss_mb"]
+    mine, default = work["this project"], work[ENSEMBLE]
+    rate = mine["windows_per_second"]
 
     def rows_over_libraries(found: Figures) -> str:
         made = per_second(found, rows_of(found))
         return over_libraries(lambda f: made / per_second(f))
+
+    def memory_over(found: Figures) -> str:
+        return over_libraries(lambda f: f["peak_rss_mb"] / found["peak_rss_mb"])
 
     def over_libraries(ratio: Callable[[Figures], float]) -> str:
         told = [f"{name} {ratio(work[name]):.3g}" for name in LIBRARIES if name in work]
@@ -175,13 +179,15 @@ def ratios(
     five, single_seconds = (ensemble[count]["fit_seconds"] for count in ("5", "1"))
     rows |= {
         "seconds of fitting five networks over one": f"{five / single_seconds:.2f}",
-        "rows forecast in a second without refit, one default network, over other libraries'": (
-            rows_over_libraries(single)
+        "rows forecast in a second without refit, LSTM 64 × 2, over other libraries'": (
+            rows_over_libraries(mine)
         ),
+        "the same, the default network, three horizons": rows_over_libraries(work[SINGLE]),
         "the same, the default ensemble of three": rows_over_libraries(default),
-        "peak memory of other libraries' fits over the default's, imports included": (
-            over_libraries(lambda f: f["peak_rss_mb"] / memory)
+        "peak memory of other libraries' fits over that of the same work, imports included": (
+            memory_over(mine)
         ),
+        "the same, over that of the default ensemble's fit": memory_over(default),
     }
     return ["| | × |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
 
@@ -192,11 +198,10 @@ def each(sizes: Sizes, size: tuple[int, int], told: Callable[[Figures], str]) ->
 
 
 def into(text: str, table: str) -> str:
-    """The README's text with a table between its marks; as it is where it has no marks."""
+    """The README's text with a table between its marks; as it is where it has not both."""
     before, found, rest = text.partition(BEGIN)
-    if not found:
-        return text
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+    _, ended, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table}\n{END}{after}" if found and ended else text
 
 
 def main() -> None:

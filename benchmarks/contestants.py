@@ -112,7 +112,7 @@ def medians(figures: list[Figures]) -> Figures:
 
 def same_work(turns: int, steps: int, threads: int, peers: Peers | None) -> dict[str, Figures]:
     """Fit and forecast: plain torch, this project, the other libraries."""
-    config = plain(compose("train", list(SAME_WORK)))
+    config = plain(compose("train", ["trainer=cpu", *SAME_WORK]))
     datamodule = make_datamodule(config, load_prices(config["data"]))
     examples = ready(datamodule, steps)
     contestants: dict[str, Callable[[], Figures]] = {
@@ -133,7 +133,8 @@ def same_work(turns: int, steps: int, threads: int, peers: Peers | None) -> dict
 
 def configured(cell: str, units: int, batch: int) -> Config:
     sizes = [] if (units, batch) == DEFAULT else [f"model.hidden_size={units}"]
-    return plain(compose("train", [f"model={cell}", *sizes, f"window.batch={batch}"]))
+    options = [f"model={cell}", *sizes, f"window.batch={batch}", "ensemble=1", "trainer=cpu"]
+    return plain(compose("train", options))
 
 
 def cells(

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Callable
 
@@ -52,6 +54,12 @@ def moved(cell: str, features: int, units: int, layers: int = 1, *, size: int = 
         gradient = GATES[cell] * units + inputs + units
         numbers += forward + backward + gradient
     return size * numbers
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, MB."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def mark(device: torch.device | str) -> Mark:

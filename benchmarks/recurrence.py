@@ -1,6 +1,6 @@
 """The compiled recurrence beside torch's own, and members trained together beside one by one.
 
-    python benchmarks/recurrence.py         # writes benchmarks/recurrence.md, about five minutes
+    python benchmarks/recurrence.py         # writes benchmarks/recurrence.md, about ten minutes
 
 Forward and backward of one layer over windows of 250 sessions of 20 features, in turn in one
 process; a rate is that of the median turn. Products alone are counted for the fraction of the
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
-import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -24,14 +22,10 @@ import joblib
 import pandas as pd
 import torch
 from machine import products
+from stacking import fitted, seconds, trial, workload
 from torch import Tensor, nn
 
-from forecast import compose, load_prices
-from forecast.config import plain
-from forecast.dataset.datamodule import PriceDataModule
-from forecast.models import pipeline
 from forecast.models.devices import keep_memory
-from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.models.recurrence import read_layer
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
@@ -41,12 +35,6 @@ TRIALS = 4
 LARGE = 3072  # rows and columns of the large product
 HERE = Path(__file__).resolve().parent
 COMMAND = "python benchmarks/recurrence.py"
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def warm(work: Callable[[], object]) -> float:
@@ -101,23 +89,8 @@ def rates(turns: int, sizes: list[int], batches: list[int]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@cache
-def workload(cell: str) -> tuple[dict, PriceDataModule]:
-    """Four epochs on the bundled panel."""
-    config = plain(compose("train", [f"model={cell}", "trainer.max_epochs=4"]))
-    return config, make_datamodule(config, load_prices("sp500"))
-
-
-def fitted(config: dict, datamodule: PriceDataModule, members: int, together: int) -> float:
-    """Seconds of a fit of so many members, so many of them at once."""
-    pipeline.TOGETHER = together
-    asked = {**config, "ensemble": members}
-    with tempfile.TemporaryDirectory() as folder:
-        return seconds(lambda: fit_ensemble(asked, datamodule, Path(folder), say=lambda line: None))
-
-
 def ensembles(turns: int, most: int) -> pd.DataFrame:
-    """Seconds of an epoch of so many members together, over that of one, bundled panel."""
+    """Seconds of a fit of so many members together, over that of one, bundled panel."""
     rows = []
     for cell in CELLS:
         fit = partial(fitted, *workload(cell))
@@ -129,13 +102,6 @@ def ensembles(turns: int, most: int) -> pd.DataFrame:
         rows.append(row)
         print(row, flush=True)
     return pd.DataFrame(rows)
-
-
-def trial(cell: str, members: int) -> None:
-    """One trial of a sweep in a process of a pool, whose workers keep prices and panel."""
-    torch.set_num_threads(1)
-    config, datamodule = workload(cell)
-    fitted(config, datamodule, members, members)
 
 
 def trials(turns: int) -> pd.DataFrame:
@@ -185,29 +151,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--turns", type=int, default=7, help="of one layer")
+    parser.add_argument("--fit-turns", type=int, default=3, help="of whole fits")
     parser.add_argument("--units", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512])
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 64, 256])
     parser.add_argument("--members", type=int, default=8)
     options = parser.parse_args()
     keep_memory()
-    told = [
+    told: list[str] = []
+
+    def tell(*lines: str) -> None:
+        """Kept table by table: the last one is minutes after the first."""
+        told.extend([*lines, ""])
+        (HERE / "recurrence.md").write_text("\n".join(told).rstrip() + "\n", encoding="utf-8")
+
+    tell(
         f"Made by `{COMMAND}` with torch {torch.__version__} on {torch.get_num_threads()} threads.",
         "",
         "Forward and backward of one layer, sessions a second; `torch` is torch.nn's module.",
         "",
         *table(rates(options.turns, options.units, options.batch)),
-        "",
+    )
+    tell(
         "Seconds of a fit of four epochs of so many members together, over those of one:",
         "",
-        *table(ensembles(options.turns, options.members)),
-        "",
+        *table(ensembles(options.fit_turns, options.members)),
+    )
+    tell(
         f"Seconds of {TRIALS} trials of one shape, four epochs each: all networks as one stack on "
         "two threads, and trials in two processes with a thread each, as a sweep runs them:",
         "",
-        *table(trials(options.turns)),
-    ]
-    (HERE / "recurrence.md").write_text("\n".join(told) + "\n", encoding="utf-8")
+        *table(trials(options.fit_turns)),
+    )
     print("\n".join(told))
 
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import sys
 import tempfile
 import threading
 import time
@@ -28,6 +26,7 @@ from typing import Any
 
 import scipy.optimize  # noqa: F401 - imports are no stage
 import torch
+from machine import peak
 
 from forecast import compose
 from forecast.config import plain
@@ -54,12 +53,6 @@ FIXED = [
     "trainer=cpu",
     "trainer.max_epochs=1",
 ]
-
-
-def peak() -> float:
-    """Largest resident memory of this process so far, MB."""
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Memory:

@@ -240,7 +240,8 @@ def canonical_id(config: Mapping[str, Any], **facts: str) -> str:
     facts : str
         sha256 of the data, resolved device, package version.
     """
-    text = json.dumps([without(config, NOT_IN_ID), facts], sort_keys=True, default=str)
+    on_cpu = ("trainer.precision",) if facts.get("device") == "cpu" else ()  # where it is nothing
+    text = json.dumps([without(config, (*NOT_IN_ID, *on_cpu)), facts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -87,6 +87,8 @@ class ForecastWriter:
     def write(self, block: pd.DataFrame | pa.Table, where: str | None = None) -> None:
         """Append a block of symbols of one model, fold and part as one row group.
 
+        What lies beneath an Arrow table must stay as it is until the writer is closed.
+
         Raises
         ------
         ForecastError

@@ -88,7 +88,8 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
     """`validate`, and the first and last origin (days) of every key but the origin."""
     if isinstance(block, pd.DataFrame):
         try:
-            block = pa.Table.from_pandas(block, preserve_index=False)
+            # A copy: the caller may fill the frame anew while a writer still encodes it.
+            block = pa.Table.from_pandas(block.copy(), preserve_index=False)
         except (pa.ArrowException, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ForecastError(

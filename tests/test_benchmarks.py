@@ -6,6 +6,7 @@ import json
 import re
 import resource
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ from forecast.config import plain
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.models.configured import Config
 from forecast.models.pipeline import make_datamodule
+from forecast.train import train
 
 ROOT = Path(__file__).parents[1]
 CELLS = ("rnn", "lstm", "gru")
@@ -139,13 +141,17 @@ def test_every_part_of_a_step_has_its_time(
     assert 0 < targets <= 8 * (80 - 40)
 
 
-def test_what_the_command_calls_is_there_and_is_put_back(scripts: SimpleNamespace) -> None:
+def test_every_phase_of_the_command_has_its_time(
+    scripts: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from forecast.models import pipeline
 
-    before, spent = pipeline.make_datamodule, dict.fromkeys(("panel",), 0.0)
+    before, spent = pipeline.make_datamodule, defaultdict[str, float](float)
     with scripts.profile_run.phases(spent):
-        assert pipeline.make_datamodule is not before
+        train(compose("train", [*SMALL, "trainer.max_epochs=1", f"outputs={tmp_path}"]))
     assert pipeline.make_datamodule is before
+    assert set(spent) == {"validation", *(name for name, *_ in scripts.profile_run.PHASES)}
+    assert all(seconds > 0 for seconds in spent.values())
 
 
 def peers(scripts: SimpleNamespace, folder: Path, text: str) -> Any:
@@ -255,7 +261,8 @@ def test_a_table_goes_between_the_marks_of_a_text_and_nowhere_else(
     compare = scripts.compare
     text = f"before\n{compare.BEGIN}\nold\n{compare.END}\nafter\n"
     assert compare.into(text, "new") == f"before\n{compare.BEGIN}\nnew\n{compare.END}\nafter\n"
-    assert compare.into("no marks\n", "new") == "no marks\n"
+    for whole in ("no marks\n", f"before\n{compare.BEGIN}\nold\nno end\n"):
+        assert compare.into(whole, "new") == whole
 
 
 def test_one_fit_alone_states_what_other_libraries_do(
@@ -269,6 +276,41 @@ def test_one_fit_alone_states_what_other_libraries_do(
     assert found["windows_per_second"] == pytest.approx(found["windows"] / found["fit_seconds"])
     assert found["n_test_rows"] > 2 * found["n_test_forecasts"] > 0
     assert found["crps"] > 0 and found["peak_rss_mb"] > 50
+
+
+def test_a_large_panel_goes_from_prices_to_scores(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path))  # put back afterwards
+    asked = ["--symbols", "5", "--sessions", "900", "--threads", "1", "--files"]
+    monkeypatch.setattr(sys, "argv", ["scale.py", *asked, "--folder", str(tmp_path)])
+    import_module("scale").main()
+    told = capsys.readouterr().out
+    stages = ("prices", "their hash", "features", "facts", "one epoch", "inference",
+              "forecasts written", "scores")  # fmt: skip
+    assert [line.split("  ")[0] for line in told.splitlines()[:-1]] == list(stages)
+    every = int(re.search(r"([\d,]+) origins", told)[1].replace(",", ""))  # type: ignore[index]
+    rows = int(re.search(r"([\d,]+) rows of", told)[1].replace(",", ""))  # type: ignore[index]
+    assert rows == 3 * every > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_table_of_recurrences_has_a_row_for_every_cell_and_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    recurrence = import_module("recurrence")
+    monkeypatch.setattr(recurrence, "LARGE", 64)
+    found = recurrence.rates(1, [4, 8], [8])
+    assert list(zip(found["units"], found["cell"], strict=True)) == [
+        (units, cell) for units in (4, 8) for cell in recurrence.CELLS
+    ]
+    assert (found[["torch, thousand/s", "fused, thousand/s"]] > 0).all(axis=None)
+    ratio = found["fused, thousand/s"] / found["torch, thousand/s"]
+    assert found["ratio"].tolist() == pytest.approx(ratio.tolist())
+    assert len(recurrence.table(found)) == 2 + len(found)
+    assert recurrence.trial.__module__ == "stacking"  # where processes of a pool look for it
 
 
 def test_every_benchmark_of_the_makefile_is_there() -> None:

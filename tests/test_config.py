@@ -224,6 +224,15 @@ def test_what_changes_no_result_changes_no_id(key: str) -> None:
     assert canonical_id(config) == before
 
 
+@pytest.mark.parametrize(("device", "same"), [("cpu", True), ("cuda NVIDIA H100", False)])
+def test_the_precision_of_a_gpu_names_a_run_on_a_gpu_alone(device: str, same: bool) -> None:
+    ids = {
+        canonical_id(plain(compose("train", [f"trainer.precision={name}"])), device=device)
+        for name in ("tf32", "bf16")
+    }
+    assert (len(ids) == 1) == same
+
+
 @pytest.mark.parametrize("key", ["run", "network", "data.end"])
 def test_another_run_network_or_last_session_is_another_prediction(key: str) -> None:
     config = plain(compose("predict"))

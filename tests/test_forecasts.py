@@ -193,6 +193,15 @@ def test_an_error_of_the_encoder_is_raised_and_leaves_no_file(
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_frame_may_be_filled_anew_while_it_is_still_being_encoded(tmp_path: Path) -> None:
+    frame = make_block(days=5_000)
+    expected = write(tmp_path / "expected.parquet", frame).read_bytes()
+    with ForecastWriter(tmp_path / "f.parquet") as writer:
+        writer.write(frame)
+        frame.loc[:, ["price", "mean", "q50"]] = 7.0
+    assert (tmp_path / "f.parquet").read_bytes() == expected
+
+
 def test_reading_streams_one_block_at_a_time_and_skips_unwanted_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,13 +146,12 @@ def _in_pieces(
     work: Callable[[slice, Distribution], None], distribution: Distribution, count: int
 ) -> None:
     """Work on all rows of a distribution, on torch's number of threads where it can be parted."""
-    pieces = [slice(first, first + PIECE) for first in range(0, count, PIECE)]
-    laws = [law for rows in pieces if (law := distribution.take(rows)) is not None]
-    if len(pieces) < 2 or len(laws) < len(pieces):
+    if count <= PIECE or not distribution.parts:
         work(slice(None), distribution)
         return
+    pieces = [slice(first, first + PIECE) for first in range(0, count, PIECE)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(work, pieces, laws))
+        list(pool.map(work, pieces, map(distribution.take, pieces)))
 
 
 def _one_name(name: str, count: int) -> pa.Array:

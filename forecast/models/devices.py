@@ -43,7 +43,10 @@ def torch_threads(count: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gpu_precision(precision: str) -> Iterator[None]:
-    """Let a GPU round the factors of its products to TF32, or not; afterwards as before."""
+    """Let a GPU round the factors of its products to TF32, or not; afterwards as before.
+
+    Forecasts are made with `float32`, whatever a network was trained with.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     rounded = precision == "tf32"
     torch.set_float32_matmul_precision("high" if rounded else "highest")

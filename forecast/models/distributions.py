@@ -65,9 +65,14 @@ class Distribution:
     def quantiles(self) -> Array | None:
         return self._stated[2]
 
-    def take(self, rows: slice) -> Distribution | None:
-        """Some rows; None where a subclass does not say how to part them."""
-        return None
+    def take(self, rows: slice) -> Distribution:
+        """Some rows, as a distribution that says the same of them."""
+        raise NotImplementedError
+
+    @property
+    def parts(self) -> bool:
+        """Whether its own class says how to take some rows: a parent's way knows nothing of it."""
+        return "take" in vars(type(self))
 
     def scores(self, y: ArrayLike) -> tuple[Array | None, Array | None, Array | None]:
         """`nll`, `pit` and `crps`, which may have work in common."""
@@ -285,6 +290,8 @@ class SkewedT(SplitT):
         _, drift, std = _moments(df, skew, _log_peak(df))
         width = sigma / std
         super().__init__(mode=mu - width * drift, width=width, df=df, skew=skew)
+
+    take = SplitT.take
 
 
 def _together(*values: ArrayLike) -> tuple[Array, ...]:

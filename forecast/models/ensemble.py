@@ -6,6 +6,7 @@ Axes: B batch, L time, N rows, H horizons, P head parameters, K members.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from forecast.dataset.task import Task
 from forecast.dataset.windows import CarriedPass, PanelTensors
 from forecast.models.block import Block
 from forecast.models.checkpoints import best_checkpoint, network_state, read_checkpoint
+from forecast.models.devices import gpu_precision
 from forecast.models.distributions import Distribution
 from forecast.models.heads import Head, PositionHead
 from forecast.models.named_heads import make_head, require_allowed
@@ -42,7 +44,6 @@ class Ensemble:
     def device(self) -> torch.device:
         return next(self.networks[0].parameters()).device
 
-    @torch.inference_mode()
     def parameters(self, block: Block, range: Range, tensors: PanelTensors) -> np.ndarray:
         """Head parameters of a block's rows: members' means on the constrained scale.
 
@@ -52,6 +53,11 @@ class Ensemble:
         -------
         array of float64, shape (N, H, P)
         """
+        exact = gpu_precision("float32") if self.device.type == "cuda" else nullcontext()
+        with torch.inference_mode(), exact:
+            return self._parameters(block, range, tensors)
+
+    def _parameters(self, block: Block, range: Range, tensors: PanelTensors) -> np.ndarray:
         result = np.zeros((len(block.row), len(self.task.horizons), self.head.size))
         states: list[State] | None = None
         count = len(self.networks)

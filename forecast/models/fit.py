@@ -56,7 +56,8 @@ class Members(pl.Callback):
     """What becomes of each member: its history, its best weights, and when it stops.
 
     A member stops after `patience` epochs without a better validation loss; the others go on. Its
-    best weights are written as the checkpoint of a network trained alone.
+    best weights are written as if it was trained alone: a file for `read_checkpoint`, which holds
+    the network and what it was made with, and nothing of Lightning.
     """
 
     def __init__(
@@ -119,6 +120,18 @@ class Members(pl.Callback):
         module.active = [k for k, waited in enumerate(self.waited) if waited < self.patience]
         for logger, member in zip(self.loggers, self.members, strict=bool(self.loggers)):
             logger.log_hyperparams(hyper_parameters(module, member))
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._finalize("success")
+
+    def on_exception(
+        self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._finalize("failed")
+
+    def _finalize(self, status: str) -> None:
+        for logger in self.loggers:
+            logger.finalize(status)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
@@ -314,8 +327,5 @@ def fit_members(
             # Lightning makes Ctrl-C an exit of the whole program, and is deaf to the next one.
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from None
-        finally:
-            for logger in loggers:
-                logger.finalize("")
     told.keep(None)
     return told.said(datamodule.steps)  # from files: the trainer knows nothing of other processes

@@ -140,7 +140,8 @@ class Forecaster(pl.LightningModule):
     def _losses(self, raw_KBLHP: Tensor, y_KBLH: Tensor) -> Tensor:
         """Elementwise, by the head's compiled pass where it has one."""
         assert not isinstance(self.head, PositionHead)
-        if isinstance(self.head, StudentTHead) and self.network.compiled(raw_KBLHP):
+        # One derived from it may have a loss or a domain of its own.
+        if type(self.head) is StudentTHead and self.network.compiled(raw_KBLHP):
             return self.head.fused_loss(raw_KBLHP, y_KBLH)
         # One by one: torch rounds the last numbers of an array otherwise than those before them.
         own = zip(raw_KBLHP, y_KBLH, strict=True)

@@ -22,7 +22,6 @@ from forecast.environment import end_with
 
 NOISE = (
     ".*does not have many workers.*",
-    ".*exists and is not empty.*",
     ".*LeafSpec.*",
     ".*sync_dist=True.*",  # what is logged is of all processes already
     ".*broadcast_buffers.*",

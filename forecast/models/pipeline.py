@@ -31,6 +31,10 @@ from forecast.prices.frame import Prices
 from forecast.prices.simulated import Truth
 
 TOGETHER = 8  # members: more of them share no more
+# Batch · sessions · units of all members and layers: what is kept of a step for its way back is
+# some tens of bytes each, a few hundred megabytes in all. At such sizes one network alone fills the
+# threads.
+MOST_AT_ONCE = 2**23
 
 
 def make_datamodule(
@@ -106,10 +110,15 @@ def fit_ensemble(
 def together(config: Config, options: TrainerOptions) -> int:
     """Members that are trained at once: on one CPU all of an ensemble, up to `TOGETHER`.
 
-    It decides how long an ensemble takes and nothing else; measured by benchmarks/recurrence.py.
+    It decides how long an ensemble takes and how much memory, but not what comes out; measured by
+    benchmarks/recurrence.py.
     """
     alone = config["head"]["name"] == POSITION or options.devices > 1
-    return 1 if alone or resolve_device(options.accelerator) != "cpu" else TOGETHER
+    if alone or resolve_device(options.accelerator) != "cpu":
+        return 1
+    window, model = config["window"], config["model"]
+    one = window["batch"] * window["length"] * model["hidden_size"] * model["layers"]
+    return min(TOGETHER, max(1, MOST_AT_ONCE // one))
 
 
 def _start(head: Head | PositionHead, y: np.ndarray) -> list[float]:

@@ -177,8 +177,8 @@ def test_some_rows_of_a_distribution_say_what_the_whole_says_of_them() -> None:
     rows = slice(40, 75)
     for kind in KINDS[:3]:
         whole = stated(100, kind)
+        assert whole.parts
         some = whole.take(rows)
-        assert some is not None
         np.testing.assert_array_equal(some.mean, whole.mean[rows])
         np.testing.assert_array_equal(some.std, whole.std[rows])  # type: ignore[index]
         np.testing.assert_array_equal(some.quantiles, whole.quantiles[rows])  # type: ignore[index]
@@ -188,7 +188,25 @@ def test_some_rows_of_a_distribution_say_what_the_whole_says_of_them() -> None:
         for level in (0.01, 0.03):
             theirs = whole.expected_shortfall(level)
             np.testing.assert_array_equal(some.expected_shortfall(level), theirs[rows])  # type: ignore[index]
-    assert stated(100, "quantile").take(rows) is None
+
+
+class Shifted(Gaussian):
+    """Says another mean than its parent, and not how to part it."""
+
+    @property
+    def mean(self) -> np.ndarray:
+        return super().mean + 100
+
+
+def test_a_distribution_of_ones_own_is_parted_only_as_it_says_itself(
+    random_panel: RandomPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = random_block(random_panel(5), Task(horizons=(1, 5)), 5)
+    law = Shifted(mu=np.zeros(block.unit.size), sigma=np.ones(block.unit.size))
+    monkeypatch.setattr(module, "PIECE", 7)
+    assert not law.parts and not stated(100, "quantile").parts
+    table = block.table(law, model="own", part="test", fold=0)
+    np.testing.assert_allclose(table["mean"], 100 * block.unit.ravel(), rtol=1e-6)
 
 
 def at_many_actuals(panel: Panel, kind: str, grid: np.ndarray) -> tuple[pa.Table, Block]:

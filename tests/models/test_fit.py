@@ -362,6 +362,9 @@ def test_more_members_than_are_trained_at_once_follow_one_another(
         (("head=position",), 1),  # its batches are of whole dates, which differ
         (("trainer=ddp", "trainer.accelerator=cpu"), 1),
         (("trainer.accelerator=gpu",), 1),
+        # Memory is kept for the way back of all of them.
+        (("window.batch=64", "window.length=250", "model.hidden_size=128"), 4),
+        (("window.batch=256", "window.length=250", "model.hidden_size=256"), 1),
     ],
     ids=str,
 )

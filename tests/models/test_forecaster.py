@@ -15,7 +15,7 @@ from forecast.config import ForecastError
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.windows import Batch, CarriedPass
 from forecast.models.forecaster import Forecaster, step_seed
-from forecast.models.heads import HEADS
+from forecast.models.heads import HEADS, StudentTHead
 from forecast.models.named_heads import make_head
 
 K, H, F, L, B, WARMUP = 3, 2, 3, 9, 4, 4
@@ -79,6 +79,20 @@ def test_the_loss_is_the_weighted_mean_over_targets_that_count(
     module, batch = forecaster(head, horizon_weights=weights, clip=clip), random_batch(seed)
     expected = naive_loss(module, batch, weights)
     assert training_loss(module, batch) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+class Doubled(StudentTHead):
+    """Its loss is twice its parent's."""
+
+    def loss(self, parameters: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 2 * super().loss(parameters, y)
+
+
+def test_a_head_derived_from_a_compiled_one_is_trained_on_its_own_loss() -> None:
+    batch, module = random_batch(3), forecaster()
+    usual = training_loss(module, batch)
+    module.head = Doubled()
+    assert training_loss(module, batch) == pytest.approx(2 * usual, rel=1e-5)
 
 
 def test_equal_weights_are_the_usual_and_their_size_means_nothing() -> None:

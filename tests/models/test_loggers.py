@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.loggers import Logger
 
 from forecast.config import ForecastError
-from forecast.models import loggers
+from forecast.models import loggers, pipeline
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.loggers import check_logger, make_logger
 from forecast.models.pipeline import fit_ensemble, make_datamodule
@@ -73,6 +76,53 @@ def test_checking_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     if importlib.util.find_spec("tensorboard"):
         check_logger({"name": "tensorboard"})
     assert list(tmp_path.iterdir()) == []
+
+
+class Spy(Logger):
+    """Notes what it is told of a run's end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[str] = []
+        self.metrics: list[int] = []
+
+    @property
+    def name(self) -> str:
+        return "spy"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.metrics.append(step or 0)
+
+    def finalize(self, status: str) -> None:
+        self.ends.append(status)
+
+
+@pytest.mark.parametrize(("rate", "end"), [(0.003, "success"), (math.inf, "failed")])
+def test_the_logger_of_each_member_is_told_how_its_run_ended(
+    config: Any,
+    prices: Prices,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rate: float,
+    end: str,
+) -> None:
+    spies = [Spy(), Spy()]
+    monkeypatch.setattr(pipeline, "make_logger", lambda options, folder, member: spies[member])
+    chosen = config("trainer.max_epochs=2", "ensemble=2")
+    chosen = {**chosen, "optimizer": {**chosen["optimizer"], "lr": rate}}
+    data = make_datamodule(chosen, prices)
+    ended = pytest.raises(ForecastError) if end == "failed" else contextlib.nullcontext()
+    with ended:
+        fit_ensemble(chosen, data, tmp_path, say=lambda line: None)
+    assert [spy.ends for spy in spies] == [[end], [end]]
+    assert all(len(spy.metrics) == (2 if end == "success" else 0) for spy in spies)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs the extra")
