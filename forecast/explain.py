@@ -51,6 +51,27 @@ class Explain:
         return [self.run] if isinstance(self.run, str) else [str(name) for name in self.run]
 
 
+class Placed(Run):
+    """A run whose panel lies where it is asked for now, which is no part of what it is.
+
+    Parameters
+    ----------
+    in_memory : bool or None
+        None: where the run's own panel lay.
+    """
+
+    def __init__(self, run: Run, in_memory: bool | None) -> None:
+        super().__init__(run.path, allow=run.allow)
+        self._in_memory = in_memory
+
+    @property
+    def config(self) -> dict[str, Any]:
+        config = super().config
+        if self._in_memory is not None:
+            config["data"] = {**config.get("data", {}), "in_memory": self._in_memory}
+        return config
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The section `recall`; its meaning stands in conf/explain.yaml."""
@@ -96,9 +117,11 @@ def explain(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     from forecast.report.page import write_report
 
     config = plain(cfg)
+    in_memory = (config.pop("data", None) or {}).get("in_memory")
     settings: Explain = instantiate(config, "", Explain)
     task: Task = instantiate(config["recall"], "recall", Task)
-    runs = [load_run(name, settings.outputs, allow=settings.allow) for name in settings.runs]
+    opened = (load_run(name, settings.outputs, allow=settings.allow) for name in settings.runs)
+    runs = [Placed(run, in_memory) for run in opened]
     names = [run.name for run in runs]
     if len({*names}) < len(names):
         raise ForecastError(f"run={settings.runs} names a run twice. Name each once.")

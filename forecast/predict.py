@@ -66,6 +66,7 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     """
     config = plain(cfg)
     typed = config.pop("data")
+    in_memory = typed.pop("in_memory", None)
     settings = instantiate(config, "", Predict)
     source = load_run(str(settings.run), settings.outputs, allow=settings.allow)
     trained = source.config
@@ -87,7 +88,11 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     section = data_section(source, typed)
     if "progress" in section:
         section["progress"] = settings.progress
-    prices, market, notes = newest_prices(source, section, now=utc_now())
+    if in_memory is None:
+        in_memory = trained["data"].get("in_memory", True)
+    # Where panels lie is no part of what is predicted, named or kept.
+    where = {"in_memory": in_memory}
+    prices, market, notes = newest_prices(source, {**section, **where}, now=utc_now())
     networks = list(source.metrics.get("fits", {})) or [trained["model"]["cell"]]
     name = settings.network or networks[0]
     if name not in networks:
@@ -102,7 +107,8 @@ def predict(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
         result.clear()
         with result.attempt({**config, "data": section}, overrides, "cpu"):
             ensemble = source.model(name)
-            panel = panel_of(trained, prices, market=market)
+            placed = {**trained, "data": {**trained["data"], **where}}
+            panel = panel_of(placed, prices, market=market)
             if list(panel.names) != source.data["features"]:
                 raise ForecastError(
                     f"{source.name} was trained on {', '.join(source.data['features'])}; these "

@@ -53,7 +53,8 @@ def config_of(group: str, choice: str, command: str = "train") -> dict[str, Any]
 def groups_of(command: str) -> tuple[str, ...]:
     """Groups that a command has a choice of."""
     config = plain(compose(command))
-    return tuple(group for group in (*GROUPS, *TRADING) if group in config)
+    # A section of which only `in_memory` can be set is no choice of one.
+    return tuple(g for g in (*GROUPS, *TRADING) if set(config.get(g, ())) - {"in_memory"})
 
 
 def changed(config: dict[str, Any], key: str) -> dict[str, Any]:

@@ -97,6 +97,31 @@ def test_the_same_runs_give_the_same_tables(together: Run, explained: Explain) -
     assert {p.name: p.read_bytes() for p in again.path.glob("*.csv")} == before
 
 
+def test_a_panel_in_files_gives_the_same_tables(
+    runs: dict[str, Run],
+    explained: Explain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    unreported: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Though that of the runs lay in memory; where it lies is no part of what is kept."""
+    monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
+    monkeypatch.setattr("forecast.dataset.panel.LARGE", 1)
+    found = []
+    with unreported():
+        for where in ("null", "false"):
+            assert not list(tmp_path.glob("panels/*/values.npy"))
+            result = explained(f"run={runs['gru'].name}", f"data.in_memory={where}")
+            tables = [path for path in result.path.iterdir() if path.suffix in (".csv", ".json")]
+            tables = [path for path in tables if path.name != "environment.json"]
+            kept = {path.name: path.read_bytes() for path in (*tables, result.path / "config.yaml")}
+            found.append((result.name, kept))
+    assert found[0] == found[1]
+    assert len(list(tmp_path.glob("panels/*/values.npy"))) == 1
+    with pytest.raises(ForecastError, match="data.in_memory=perhaps is not true or false"):
+        explained(f"run={runs['gru'].name}", "data.in_memory=perhaps")
+
+
 def test_an_explanation_is_no_run(together: Run, outputs: Path) -> None:
     assert together.name not in set(list_runs(outputs)["run"])
 

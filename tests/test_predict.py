@@ -457,6 +457,24 @@ def test_the_same_prices_from_a_file_give_the_same_forecast(
     pd.testing.assert_frame_equal(mine, theirs, rtol=1e-5)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_a_panel_in_files_gives_the_same_forecast(
+    world: World, predicted: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the run's own lay in memory; where it lies is no part of what is kept."""
+    world.evening(352)
+    files = ("forecasts.parquet", "predictions.csv", "config.yaml")
+    here = predicted()
+    kept = [(here.path / name).read_bytes() for name in files]
+    monkeypatch.setattr("forecast.dataset.panel.LARGE", 1)
+    there = predicted("data.in_memory=false")
+    assert there.name == here.name
+    assert [(there.path / name).read_bytes() for name in files] == kept
+    assert len(list((world.home / "panels").glob("*/values.npy"))) == 1
+    with pytest.raises(ForecastError, match="data.in_memory=perhaps is not true or false"):
+        predicted("data.in_memory=perhaps")
+
+
 # ------------------------------------------------------------------ what can be wrong
 
 

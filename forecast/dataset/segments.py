@@ -36,8 +36,12 @@ def full_weights(panel: Panel, warmup: int) -> np.ndarray:
         change_T += np.bincount(day[states_N[rows]], minlength=dates + 1)
         change_T -= np.bincount(until[states_N[rows]], minlength=dates + 1)
     count_T = np.cumsum(change_T)
-    full_N = np.zeros(panel.rows, np.float32)
-    full_N[states_N] = 1 / (panel.scale[states_N] * count_T[panel.day[states_N]])
+    full_N = panel.empty("f4")
+    for s in range(len(panel.symbols)):
+        rows = panel.symbol_rows(s)
+        states, full = states_N[rows], full_N[rows]
+        full[:] = 0
+        full[states] = 1 / (panel.scale[rows][states] * count_T[panel.day[rows][states]])
     return full_N
 
 

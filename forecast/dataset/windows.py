@@ -6,7 +6,7 @@ Axes: B batch, L time, F features, H horizons, S symbols, W windows.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -236,21 +236,37 @@ class Windows:
         Batches are of one size at every phase: the last windows of some are there twice, the second
         time with no row that counts.
         """
-        low_W, high_W, symbol_W = self.tiles(int(random.integers(self.stride)))
-        size = -(-self.most // steps)
-        for chosen in np.array_split(random.permutation(len(low_W)), steps):
+        phase = int(random.integers(self.stride))
+        starts = self._starts(phase)
+        count, size = int(starts[-1]), -(-self.most // steps)
+        # With a tile a row this order is all that an epoch keeps of every row: as small as can be.
+        order_W = np.arange(count, dtype=np.min_scalar_type(count))
+        random.shuffle(order_W)
+        each, longer = divmod(count, steps)  # the first batches may be longer by one
+        for step in range(steps):
+            start = step * each + min(step, longer)
+            chosen = order_W[start : start + each + (step < longer)].astype(np.int64)
             full = np.concatenate([chosen, np.repeat(chosen[-1:], size - len(chosen))])
-            low_B = low_W[full]
-            low_B[len(chosen) :] = high_W[full[len(chosen) :]]
-            yield low_B, high_W[full], symbol_W[full]
+            low_B, high_B, symbol_B = self._tiles(full, starts, phase)
+            low_B[len(chosen) :] = high_B[len(chosen) :]
+            yield low_B, high_B, symbol_B
 
     def tiles(self, phase: int) -> Cut:
         """Tiles at a phase in 0 … stride − 1."""
+        starts = self._starts(phase)
+        return self._tiles(np.arange(starts[-1]), starts, phase)
+
+    def _starts(self, phase: int) -> np.ndarray:
+        """Number of tiles before each symbol, and of all, shape (S + 1,)."""
         rows_S = np.maximum(self.range.high - self.range.low, 0)
         count_S = np.where(rows_S > 0, np.maximum(-(-(rows_S - phase) // self.stride), 0), 0)
         count_S += (rows_S > 0) & (phase > 0)
-        symbol_W = np.repeat(np.arange(len(rows_S)), count_S)
-        number_W = np.arange(len(symbol_W)) - np.repeat(np.cumsum(count_S) - count_S, count_S)
+        return np.append(0, np.cumsum(count_S))
+
+    def _tiles(self, tile_W: np.ndarray, starts: np.ndarray, phase: int) -> Cut:
+        """Tiles at a phase by their number, from each symbol's newest on."""
+        symbol_W = np.searchsorted(starts[1:], tile_W, side="right")
+        number_W = tile_W - starts[symbol_W]
         top_W = self.range.high[symbol_W] - number_W * self.stride
         if phase > 0:
             top_W = np.where(number_W > 0, top_W + self.stride - phase, top_W)
@@ -276,7 +292,8 @@ class TrainingBatches:
 
     The order of a member's windows is a function of (seed, member, epoch) alone, so a resumed run
     sees what an uninterrupted one would have seen, and a member what it sees alone. The number of
-    batches is the same in every epoch. Where the epoch's rows lie is sent to the device once.
+    batches is the same in every epoch. Where the rows of a batch lie is worked out as it is made;
+    for another device than the CPU before the first one, and sent there once.
 
     Parameters
     ----------
@@ -314,18 +331,24 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         epoch = self.steps_done() // self.steps
         dealt = [self._bounds(member, epoch) for member in self.members()]
-        steps = [np.stack(bounds, 1) for bounds in zip(*dealt, strict=True)]  # (4, K, B) each
-        ends = np.cumsum([bounds.shape[-1] for bounds in steps])
-        bounds = torch.from_numpy(np.concatenate(steps, -1)).to(self.tensors.device)
-        for low, high in zip([0, *ends[:-1]], ends, strict=True):
-            first, stop, since, until = bounds[..., low:high]
-            yield self.tensors.gather(first, stop, since, until, self.windows.length)
+        steps = (np.stack(bounds, 1) for bounds in zip(*dealt, strict=True))  # (4, K, B) each
+        on_cpu = torch.device(self.tensors.device).type == "cpu"
+        for first, stop, low, high in steps if on_cpu else self._sent(steps):
+            yield self.tensors.gather(first, stop, low, high, self.windows.length)
 
-    def _bounds(self, member: int, epoch: int) -> list[np.ndarray]:
+    def _bounds(self, member: int, epoch: int) -> Iterator[np.ndarray]:
         """Where the windows of each batch lie, of one member."""
         random = np.random.default_rng((self.seed, member, epoch))
-        cuts = self.windows.deal(random, self.steps)
-        return [self.windows.bounds(*self._share(cut)) for cut in cuts]
+        for cut in self.windows.deal(random, self.steps):
+            yield self.windows.bounds(*self._share(cut))
+
+    def _sent(self, steps: Iterable[np.ndarray]) -> Iterator[Tensor]:
+        """The same on the device, sent in one piece."""
+        whole = list(steps)
+        ends = np.cumsum([bounds.shape[-1] for bounds in whole])
+        bounds = torch.from_numpy(np.concatenate(whole, -1)).to(self.tensors.device)
+        for low, high in zip([0, *ends[:-1]], ends, strict=True):
+            yield bounds[..., low:high]
 
     def _share(self, cut: Cut) -> Cut:
         """This process's windows of a batch; where there are too few, one in which none counts."""

@@ -45,7 +45,8 @@ def make_task(config: Config) -> Task:
 def panel_of(config: Config, prices: Prices, *, market: Market | None = None) -> Panel:
     """The panel of a configuration; every fold of a walk-forward reads the same one.
 
-    So do the runs of a process that ask for the same one after the other: the newest panel is kept.
+    So do the runs of a process that ask for the same one after the other: the newest panel is kept,
+    but for those with features of somebody's own.
     """
     features = instantiate(config["features"], "features", FeatureSet)
     data = config["data"]
@@ -53,12 +54,13 @@ def panel_of(config: Config, prices: Prices, *, market: Market | None = None) ->
     in_memory = data.get("in_memory", True)
     asked = {"market": data["market"], "max_gap": data["max_gap"], "in_memory": in_memory}
     if market is not None:
-        return make_panel(prices, features, **{**asked, "market": market})
+        asked["market"] = market
+    if market is not None or features.own:  # what own features read, only they know
+        return make_panel(prices, features, **asked)
     # Of covariates the hash of the prices knows the values, not from when on they are known.
     key = canonical_id(
         {"data": config["data"], "features": config["features"]},
         prices=prices.sha256,
-        own=features.own_sha256,
         in_memory=str(in_memory),
     )
     if key not in _newest:

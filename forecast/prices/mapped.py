@@ -7,18 +7,24 @@ a few times a second: where there is room the system keeps them at hand all the 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import sys
 import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from forecast.config import ForecastError
+
+if sys.platform != "win32":
+    import fcntl
 
 INTERVAL = 0.2  # seconds between two rounds; reading a gigabyte a second leaves 200 MB resident
 _maps: list[weakref.ref[mmap.mmap]] = []
@@ -28,18 +34,45 @@ _lock = threading.Lock()
 def read_array(path: Path) -> np.ndarray:
     """An array of a .npy file, mapped: nothing is read before it is touched, nothing written.
 
+    For as long as some of the array is there, in this process or one forked from it, `unread` says
+    that the file is not.
+
     Raises
     ------
     OSError, ValueError
         There is no such file, or it is none.
     """
     with open(path, "rb") as file:
+        if sys.platform != "win32":
+            # The map keeps the file open on its own account, and with it the lock.
+            fcntl.flock(file, fcntl.LOCK_SH)
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         array: np.ndarray = np.frombuffer(mapped, dtype, offset=file.tell()).reshape(shape)
     _hand_back(mapped)
     return array
+
+
+@contextlib.contextmanager
+def unread(path: Path) -> Iterator[bool]:
+    """Whether no process has a file mapped; until the end `read_array` waits.
+
+    A file that is not there is mapped by none, and one that this user may not write to counts as
+    mapped. Without locks of the system (Windows) none does; there, a mapped file cannot be removed.
+    """
+    if sys.platform == "win32" or not path.exists():
+        yield True
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "r+b"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            free = False
+        else:
+            free = True
+        yield free
 
 
 def scratch(folder: Path, rows: int, kind: str | np.dtype) -> np.ndarray:
@@ -75,7 +108,8 @@ def home_folder(home: Path | str | None = None) -> Path:
         import platformdirs
 
         home = platformdirs.user_data_dir("forecast", appauthor=False)
-    return Path(home).expanduser()
+    # Processes that are handed a file may work in another folder than this one.
+    return Path(home).expanduser().absolute()
 
 
 def _hand_back(mapped: mmap.mmap) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import platform
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,7 +29,8 @@ from forecast.dataset import panel_store
 from forecast.dataset.features import FeatureSet
 from forecast.dataset.market import Market
 from forecast.dataset.panel import Panel, fill_panel, make_panel
-from forecast.dataset.panel_store import PanelStore, panel_key
+from forecast.dataset.panel_store import panel_key
+from forecast.models.configured import panel_of
 from forecast.prices.frame import Covariate, Prices
 
 PricesOf = Callable[..., Prices]
@@ -204,28 +209,166 @@ def test_whatever_a_panel_follows_from_gives_it_another_name(
     with monkeypatch.context() as patch:
         patch.setattr("importlib.metadata.version", lambda name: "another")
         keys.append(panel_key(*usual))
+    for name, value in (("CODE_SHA256", "another"), ("_instructions", lambda: ["X86_V3"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(panel_store, name, value)
+            keys.append(panel_key(*usual))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", lambda path: b"other code")
+        patch.setattr(platform, "machine", lambda: "another")
         keys.append(panel_key(*usual))
-    assert len(set(keys)) == len(OTHER) + 3
+    assert len(set(keys)) == len(OTHER) + 5
     again = replace(prices, frame=prices.frame.copy())
     assert panel_key(again, FEATURES, "equal_weight", 10) == keys[0]
 
 
-def test_a_changed_own_feature_makes_another_panel(
-    prices: Prices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+def test_code_that_is_saved_after_it_was_imported_names_no_panel(
+    prices: Prices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    key = panel_key(prices, FEATURES, "equal_weight", 10)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"other code")
+    assert panel_key(prices, FEATURES, "equal_weight", 10) == key
+
+
+KEY = """
+import sys
+from forecast.dataset.panel_store import _instructions
+print(*_instructions())
+"""
+
+
+def test_the_processor_is_told_by_what_numpy_found() -> None:
+    """Of a processor without AVX-512 it says so, and that is how numpy then works."""
+    found = panel_store._instructions()
+    if "X86_V4" not in found:
+        pytest.skip("numpy finds no AVX-512 here")
+    without = " ".join(name for name in found if name not in ("X86_V2", "X86_V3"))
+    told = subprocess.run(
+        [sys.executable, "-c", KEY],
+        env={**os.environ, "NPY_DISABLE_CPU_FEATURES": without},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["X86_V3"]
+
+
+# Features of somebody's own
+
+
+SENT = """
+import pickle, sys
+with open(sys.argv[1], "rb") as file:
+    panel = pickle.load(file)
+print(panel.values.tobytes().hex(), end="")
+"""
+
+
+@pytest.fixture
+def helped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Saves a feature of one's own; what it returns follows from another file alone."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    values = []
+    sys.modules.pop("my_stored_feature", None)
+    (tmp_path / "my_stored_feature.py").write_text(
+        "from pathlib import Path\n"
+        "def mine(history):\n"
+        "    factor = float((Path(__file__).parent / 'factor.txt').read_text())\n"
+        "    return factor * history['close'].rename('x')\n"
+    )
+
+    def helped(factor: int) -> None:
+        (tmp_path / "factor.txt").write_text(str(factor))
+
+    return helped
+
+
+def own_of() -> FeatureSet:
+    return FeatureSet(columns=["return"], own=["my_stored_feature.mine"])
+
+
+def test_what_own_features_read_is_read_anew_for_each_panel(
+    prices: Prices, helped: Callable[[int], None]
+) -> None:
+    own, values = own_of(), []
     for factor in (2, 3):
-        sys.modules.pop("my_stored_feature", None)
-        (tmp_path / "my_stored_feature.py").write_text(
-            f"def mine(history):\n    return {factor} * history['close'].rename('x')\n"
-        )
-        own = FeatureSet(columns=["return"], own=["my_stored_feature.mine"])
-        values.append(stored(prices, own).values[:, 1])
+        helped(factor)
+        values.append(stored(prices, own).values[:, 1].copy())
     np.testing.assert_allclose(values[1], 1.5 * values[0], rtol=1e-6)
-    assert len(folders(home)) == 2
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_runs_of_a_process_share_no_panel_with_own_features(
+    prices: Prices, helped: Callable[[int], None], in_memory: bool
+) -> None:
+    features = {"columns": ["return"], "own": ["my_stored_feature.mine"]}
+    data = {"market": "equal_weight", "max_gap": 10, "in_memory": in_memory}
+    config, values = {"data": data, "features": features}, []
+    for factor in (2, 3):
+        helped(factor)
+        values.append(panel_of(config, prices).values[:, 1].copy())
+    np.testing.assert_allclose(values[1], 1.5 * values[0], rtol=1e-6)
+
+
+def test_a_panel_with_own_features_goes_when_nothing_has_it(
+    prices: Prices, helped: Callable[[int], None], home: Path
+) -> None:
+    helped(2)
+    panel = stored(prices, own_of())
+    assert same(panel, make_panel(prices, own_of()))
+    assert panel.folder is not None and folders(home) == [panel.folder.name]
+    del panel
+    gc.collect()
+    assert folders(home) == [] == list((home / "panels" / ".locks").iterdir())
+
+
+def test_other_processes_are_handed_a_panel_with_own_features(
+    prices: Prices, helped: Callable[[int], None], tmp_path: Path, home: Path
+) -> None:
+    helped(2)
+    panel = stored(prices, own_of())
+    sent = tmp_path / "sent.pickle"
+    sent.write_bytes(pickle.dumps(panel))
+    assert len(sent.read_bytes()) < 1000
+    asked = [sys.executable, "-c", SENT, str(sent)]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert told.stdout == panel.values.tobytes().hex()
+    assert panel.folder is not None and panel.folder.is_dir()
+
+
+MADE = """
+import os, pickle, sys
+sys.path.insert(0, sys.argv[1])
+from forecast.dataset import panel
+from forecast.dataset.features import FeatureSet
+panel.LARGE = 1
+with open(sys.argv[2], "rb") as file:
+    prices = pickle.load(file)
+own = FeatureSet(columns=["return"], own=["my_stored_feature.mine"])
+kept = panel.make_panel(prices, own, in_memory=False)
+assert kept.folder.is_dir()
+print("made", end="", flush=True)
+{ending}
+"""
+
+
+def test_a_process_that_ends_takes_its_panel_with_own_features_along(
+    prices: Prices, helped: Callable[[int], None], tmp_path: Path, home: Path
+) -> None:
+    """One that is killed cannot: the next panel that is made does."""
+    helped(2)
+    (tmp_path / "asked.pickle").write_bytes(pickle.dumps(prices))
+    forked = (
+        "child = os.fork()\nif child:\n    os.waitpid(child, 0)\n    assert kept.folder.is_dir()"
+    )
+    endings = [("", 0), ("os._exit(0)", 1)]
+    endings[:0] = [] if sys.platform == "win32" else [(forked, 0)]
+    for ending, left in endings:
+        code = MADE.format(ending=ending)
+        asked = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "asked.pickle")]
+        ended = subprocess.run(asked, capture_output=True, text=True)
+        assert (ended.stdout, ended.returncode) == ("made", 0), ended.stderr
+        assert len(folders(home)) == left
+    panel = stored(prices)
+    assert panel.folder is not None and folders(home) == [panel.folder.name]
 
 
 # What may happen to files
@@ -328,15 +471,83 @@ def test_what_was_not_read_for_longest_makes_room(
     assert folders(home) == sorted([first.name, third.name])
 
 
-def test_a_panel_that_is_being_used_is_not_removed(
+HOLDS = """
+import pickle, sys
+with open(sys.argv[1], "rb") as file:
+    panel = pickle.load(file)
+print("has it", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its panels are not locked")
+def test_a_panel_that_another_process_has_is_not_removed(
+    random_prices: PricesOf, monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(panel_store, "MOST_BYTES", 0)
+    first = stored(random_prices(0, bars=True))
+    name = first.folder.name if first.folder is not None else ""
+    (tmp_path / "sent.pickle").write_bytes(pickle.dumps(first))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path / "sent.pickle")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "has it\n"
+        del first
+        gc.collect()
+        second = stored(random_prices(1, bars=True)).folder
+        assert second is not None
+        assert folders(home) == sorted([name, second.name])
+        other.communicate("\n")
+    assert stored(random_prices(2, bars=True)).folder is not None
+    assert len(folders(home)) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its panels are not locked")
+def test_a_panel_of_this_process_is_not_removed_while_some_of_it_is_there(
+    random_prices: PricesOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel_store, "MOST_BYTES", 0)
+    first = stored(random_prices(0, bars=True))
+    folder, some = first.folder, first.values[:3]
+    assert folder is not None
+    stored(random_prices(1, bars=True))
+    assert folder.is_dir()
+    del first
+    stored(random_prices(2, bars=True))
+    assert folder.is_dir() and len(some) == 3
+    del some
+    stored(random_prices(3, bars=True))
+    assert not folder.is_dir()
+
+
+def test_the_locks_of_panels_that_are_gone_go_too(
     random_prices: PricesOf, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     monkeypatch.setattr(panel_store, "MOST_BYTES", 0)
-    first = stored(random_prices(0, bars=True)).folder
-    assert first is not None
-    with PanelStore()._locked(first.name):
-        second = stored(random_prices(1, bars=True)).folder
-    assert second is not None
-    assert folders(home) == sorted([first.name, second.name])
-    assert stored(random_prices(2, bars=True)).folder is not None
-    assert len(folders(home)) == 1
+    for seed in range(3):
+        stored(random_prices(seed, bars=True))
+    locks = [path.stem for path in (home / "panels" / ".locks").iterdir()]
+    assert locks == folders(home) and len(locks) == 1
+
+
+Disk = namedtuple("Disk", ["total", "used", "free"])
+
+
+def test_what_can_have_no_room_removes_nothing(
+    random_prices: PricesOf, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """Of two panels on a full disk one is in use: what fits in place of the other has room."""
+    used, idle = random_prices(0, bars=True), random_prices(1, bars=True)
+    kept = stored(used)
+    stored(idle)
+    before = folders(home)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Disk(0, 0, 0))
+    with pytest.raises(ForecastError, match="has room for .* GB.*FORECAST_HOME.*in_memory=true"):
+        stored(random_prices(2, symbols=12, bars=True, staggered=False))
+    assert folders(home) == before
+    third = stored(idle, max_gap=9).folder
+    assert third is not None and kept.folder is not None
+    assert folders(home) == sorted([kept.folder.name, third.name])

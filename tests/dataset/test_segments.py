@@ -154,6 +154,20 @@ def test_a_full_position_is_one_over_scale_and_number_of_positions(
                 assert full_N[row] == pytest.approx(expected, rel=1e-6)
 
 
+def test_full_weights_lie_where_the_panel_does(
+    panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, asked = full_weights(panel, 25), []
+
+    def empty(panel: Panel, kind: str, *axes: int) -> np.ndarray:
+        asked.append((panel.rows, *axes))
+        return np.full((panel.rows, *axes), np.nan, kind)
+
+    monkeypatch.setattr(Panel, "empty", empty)
+    assert full_weights(panel, 25).tobytes() == here.tobytes()
+    assert asked == [(panel.rows,)]
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds, at=st.integers(30, 69))
 def test_it_knows_nothing_of_what_follows(

@@ -5,6 +5,7 @@ Axes: B batch, L time, F features, H horizons, W windows.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -248,6 +249,72 @@ def test_the_order_depends_on_seed_member_and_epoch_alone(
             epoch_of(windows, tensors, steps, **{**key, name: key[name] + k}) for k in (1, 2, 3)
         ]
         assert not all(same(first, other) for other in others), name
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, length=st.integers(2, 30), warmup=st.integers(1, 29), batch=st.integers(1, 9))
+def test_an_epoch_is_a_permutation_of_its_tiles_in_parts(
+    random_panel: RandomPanel, seed: int, length: int, warmup: int, batch: int
+) -> None:
+    """Whatever type of integer holds the order, so that runs of before are repeated bit by bit."""
+    panel = random_panel(seed, symbols=5)
+    warmup = min(warmup, length - 1)
+    windows = Windows(random_range(panel, seed, warmup=warmup), panel.offsets, length, warmup)
+    assume(windows.fewest)
+    steps = windows.steps(batch)
+    dealt = list(windows.deal(np.random.default_rng(seed), steps))
+    random = np.random.default_rng(seed)
+    tiles = windows.tiles(int(random.integers(windows.stride)))
+    parts = np.array_split(random.permutation(len(tiles[0])), steps)
+    for cut, part in zip(dealt, parts, strict=True):
+        for found, wanted in zip(cut, tiles, strict=True):
+            np.testing.assert_array_equal(found[: len(part)], wanted[part])
+        assert (cut[0][len(part) :] == cut[1][len(part) :]).all(), "no row counts twice"
+
+
+@pytest.mark.parametrize("count", [2**8, 2**16, 2**17])
+def test_the_order_does_not_depend_on_the_type_that_holds_it(count: int) -> None:
+    everything = Range(low=np.array([1]), high=np.array([count + 1]))
+    windows = Windows(everything, np.array([0, count + 1]), 2, 1)
+    ((low, *_),) = windows.deal(np.random.default_rng(3), 1)
+    random = np.random.default_rng(3)
+    random.integers(1)
+    np.testing.assert_array_equal(count - low, random.permutation(count))
+
+
+def test_an_epoch_on_a_cpu_holds_a_few_bytes_of_each_row(random_panel: RandomPanel) -> None:
+    """Many-to-one with three members: their orders of four bytes each, and a batch."""
+    rows, tensors = 200_000, tensors_of(random_panel(0))
+    everything = Range(low=np.array([1]), high=np.array([rows + 1]))
+    windows = Windows(everything, np.array([0, rows + 1]), 2, 1)
+    batches = TrainingBatches(
+        windows, tensors, steps=200, seed=0, members=lambda: (0, 1, 2), steps_done=lambda: 0
+    )
+    held: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors, "gather", lambda *bounds: held.append(bounds[0].shape))
+        tracemalloc.start()
+        try:
+            for _ in batches:
+                pass
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert held == [(3, 1000)] * 200
+    assert most < 16 * rows
+
+
+def test_another_device_is_sent_the_same_in_one_piece(random_panel: RandomPanel) -> None:
+    panel = numbered(random_panel(1, symbols=6))
+    windows = Windows(random_range(panel, 1, warmup=4, from_start=True), panel.offsets, 12, 4)
+    batches = TrainingBatches(
+        windows, tensors_of(panel), steps=5, seed=0, members=lambda: (), steps_done=lambda: 0
+    )
+    wanted = list(batches._bounds(0, 0))
+    sent = list(batches._sent(batches._bounds(0, 0)))
+    assert len({bounds.untyped_storage().data_ptr() for bounds in sent}) == 1
+    for bounds, there in zip(wanted, sent, strict=True):
+        np.testing.assert_array_equal(there.numpy(), bounds)
 
 
 def test_every_epoch_has_the_same_number_of_batches_and_none_is_empty(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from forecast.config import ForecastError
 from forecast.prices import load_prices, mapped
-from forecast.prices.mapped import home_folder, read_array, scratch
+from forecast.prices.mapped import home_folder, read_array, scratch, unread
 
 MANY = 2**23  # numbers of 8 bytes: 64 MB
 
@@ -70,6 +71,23 @@ def test_what_is_touched_does_not_stay_and_what_is_written_does(tmp_path: Path) 
     assert until(lambda: resident() < before + 8), "128 MB were read"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_a_file_is_unread_when_the_last_of_its_arrays_is_gone(tmp_path: Path) -> None:
+    def free() -> bool:
+        with unread(tmp_path / "saved.npy") as is_free:
+            return is_free
+
+    assert free(), "there is no such file"
+    np.save(tmp_path / "saved.npy", np.arange(9.0))
+    assert free() and free()
+    one, other = read_array(tmp_path / "saved.npy"), read_array(tmp_path / "saved.npy")[:2]
+    assert not free()
+    del one
+    assert not free()
+    del other
+    assert free()
+
+
 def test_no_room_is_told_before_anything_is_written(
     tmp_path: Path, refused: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +118,10 @@ def test_the_home_is_that_of_the_environment(
 ) -> None:
     monkeypatch.setenv("FORECAST_HOME", str(tmp_path))
     assert home_folder() == tmp_path and home_folder(tmp_path / "mine") == tmp_path / "mine"
+    monkeypatch.chdir(tmp_path)
+    for relative in ("there", "./there"):
+        monkeypatch.setenv("FORECAST_HOME", relative)
+        assert home_folder() == home_folder(relative) == tmp_path / "there"
     monkeypatch.delenv("FORECAST_HOME")
     assert home_folder().name == "forecast"
 
