@@ -1,7 +1,8 @@
 """Linear layers of several networks over all sessions of their windows, as one compiled pass.
 
 Products with as few columns as a head has parameters are what matrix libraries are slowest at; and
-as one long sum over all windows a weight's gradient would be split by the number of threads.
+as one long sum over all windows a weight's gradient would be split by the number of threads. There
+are no slopes by a mask, and no second derivatives.
 
 Axes: K networks, B windows, L time, U inputs, O outputs.
 """
@@ -18,20 +19,29 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from forecast.models.machine import Machine, new_module
-from forecast.models.threads import TOGETHER, Work, add_shared, steps, tasks, work_of
+from forecast.models.threads import (
+    REAL_OF,
+    TOGETHER,
+    Work,
+    add_shared,
+    check,
+    steps,
+    tasks,
+    work_of,
+)
 from forecast.models.vectors import (
     INDEX,
     POINTER,
     REALS,
     Code,
     Real,
-    Vector,
+    Variable,
     fma,
-    processor,
 )
 
 ROWS = (12, 4, 1)  # sessions of a tile, as long as there are so many left
 COLUMNS = (8, 1)  # inputs of a tile of the gradient
+BLOCK = 512  # inputs whose weights lie in the first-level cache, and on a thread's stack
 
 POINTERS = ("x", "weights", "mask", "y", "slopes", "by_x", "gradient")
 STEPPED = ("x", "mask", "y", "slopes", "by_x")  # move with the window
@@ -49,6 +59,11 @@ def linear_together(
     ----------
     mask_KB1U : what inputs of a whole window are multiplied with; 1 by default
     """
+    k, b, length, _ = x_KBLU.shape
+    o, u = layers[0].weight.shape
+    check(x_KBLU, x=(x_KBLU, (len(layers), b, length, u)), mask=(mask_KB1U, (k, b, 1, u)))
+    for layer in layers:
+        check(x_KBLU, weight=(layer.weight, (o, u)), bias=(layer.bias, (o,)))
     weights = [t for layer in layers for t in (layer.weight, layer.bias) if t is not None]
     return cast(Tensor, _Linear.apply(x_KBLU, mask_KB1U, *weights))
 
@@ -56,7 +71,6 @@ def linear_together(
 class _Kernels(NamedTuple):
     forward: Work
     backward: Work
-    lanes: int
 
 
 class _Linear(torch.autograd.Function):
@@ -67,9 +81,8 @@ class _Linear(torch.autograd.Function):
         each = len(weights) // k
         weight = torch.stack(weights[::each])
         o = weight.shape[1]
-        kernels = _kernels(str(x.dtype).removeprefix("torch."))
-        lanes = kernels.lanes
-        padded, room = (-(-n // lanes) * lanes for n in (u, o))
+        real = REAL_OF[x.dtype]
+        padded, room = real.whole(u), real.whole(o)
         masks = x.new_ones(k, b, 1, padded)
         if mask is not None:
             masks[..., :u] = mask
@@ -78,29 +91,31 @@ class _Linear(torch.autograd.Function):
         whole[:, :o, :u] = weight
         if each > 1:
             whole[:, :o, u] = torch.stack(weights[1::each])
-        packed = whole.unflatten(1, (-1, lanes)).transpose(2, 3).contiguous()
+        packed = whole.unflatten(1, (-1, real.lanes)).transpose(2, 3).contiguous()
         y = x.new_empty(k, b, length, room)
-        _run(kernels.forward, x, packed, masks, padded, y=y)
-        ctx.x, ctx.masks, ctx.weight, ctx.constants = x, masks, weight, each > 1
+        _run(_kernels(real.name).forward, x, packed, masks, padded, y=y)
+        ctx.save_for_backward(x, masks, weight)
+        ctx.constants = each > 1
         return y[..., :o]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = slopes
-        x, masks, weight = ctx.x, ctx.masks, ctx.weight
+        x, masks, weight = ctx.saved_tensors
         k, b, length, u = x.shape
         o, padded = weight.shape[1], masks.shape[-1]
-        kernels = _kernels(str(x.dtype).removeprefix("torch."))
-        room = -(-o // kernels.lanes) * kernels.lanes
+        real = REAL_OF[x.dtype]
+        room = real.whole(o)
         if room > o or slope.stride(-1) != 1:
             slope = nn.functional.pad(slope, (0, room - o)).contiguous()
         # By vectors of inputs: (K, vectors, O, lanes)
-        packed = nn.functional.pad(weight, (0, padded - u)).unflatten(2, (-1, kernels.lanes))
+        packed = nn.functional.pad(weight, (0, padded - u)).unflatten(2, (-1, real.lanes))
         packed = packed.transpose(1, 2).contiguous()
         by_x = x.new_empty(k, b, length, padded) if ctx.needs_input_grad[0] else None
         gradient = x.new_zeros(k, -(-b // TOGETHER), u + 1, room)
-        _run(kernels.backward, x, packed, masks, padded, slopes=slope, by_x=by_x, gradient=gradient)
+        work = _kernels(real.name).backward
+        _run(work, x, packed, masks, padded, slopes=slope, by_x=by_x, gradient=gradient)
         total = gradient.sum(1)
         by_weights = []
         for own in total:
@@ -146,8 +161,7 @@ def _kernels(real: str) -> _Kernels:
 
     machine = Machine(f"linear {real}", build)
     count = len(POINTERS) + len(SIZES)
-    lanes = processor().bits // (8 * REALS[real].bytes)
-    return _Kernels(work_of(machine, "forward", count), work_of(machine, "backward", count), lanes)
+    return _Kernels(work_of(machine, "forward", count), work_of(machine, "backward", count))
 
 
 def _function(module: ir.Module, real: Real, name: str, body: Any) -> ir.Function:
@@ -168,23 +182,37 @@ def _function(module: ir.Module, real: Real, name: str, body: Any) -> ir.Functio
 
 
 def _forward(code: Code, a: dict[str, ir.Value]) -> None:
-    lanes = code.lanes
+    lanes, builder = code.lanes, code.builder
     # The window's own weights, which its mask is part of, stay in the cache while it is read.
-    own = code.room(a["inputs"])
-    with code.loop(code.builder.sdiv(a["outputs"], code.index(lanes))) as vector:
+    own = code.room(BLOCK)
+    # Without inputs there is one block all the same, of constants.
+    blocks = code.plus(builder.sdiv(code.plus(a["inputs"], -1), code.index(BLOCK)), 1)
+    with (
+        code.loop(builder.sdiv(a["outputs"], code.index(lanes))) as vector,
+        code.loop(blocks) as block,
+    ):
+        start, later = code.times(block, BLOCK), builder.icmp_signed(">", block, code.index(0))
+        rest = builder.sub(a["inputs"], start)
+        whole = builder.icmp_signed(">", rest, code.index(BLOCK))
+        count = builder.select(whole, code.index(BLOCK), rest)
         rows = code.times(code.plus(a["inputs"], 1), lanes)
         weights = code.at(a["weights"], code.times(vector, rows))
         constants = code.load(code.at(weights, code.times(a["inputs"], lanes)))
-        with code.loop(a["inputs"]) as u:
-            place = code.times(u, lanes)
-            weight = code.load(code.at(weights, place))
-            code.store(weight * code.spread(code.at(a["mask"], u)), code.at(own, place))
+        with code.loop(count) as u:
+            place, number = code.times(u, lanes), code.plus(start, u)
+            weight = code.load(code.at(weights, code.times(number, lanes)))
+            code.store(weight * code.spread(code.at(a["mask"], number)), code.at(own, place))
         for size, first in code.tiles(a["sessions"], ROWS):
-            x = _rows(code, a, "x", first, size)
-            sums = _products(code, x, own, a["inputs"], constants)
-            y = _rows(code, a, "y", first, size)
-            for value, row in zip(sums, y, strict=True):
-                code.store(value, code.at(row, code.times(vector, lanes)))
+            x = [code.at(row, start) for row in _rows(code, a, "x", first, size)]
+            outputs = code.times(vector, lanes)
+            y = [code.at(row, outputs) for row in _rows(code, a, "y", first, size)]
+            sums = [code.variable(constants) for _ in y]
+            with builder.if_then(later):  # go on with what the block before left
+                for variable, place in zip(sums, y, strict=True):
+                    variable.set(code.load(place))
+            _products(code, x, own, count, sums)
+            for variable, place in zip(sums, y, strict=True):
+                code.store(variable.get(), place)
 
 
 def _backward(code: Code, a: dict[str, ir.Value]) -> None:
@@ -197,9 +225,10 @@ def _backward(code: Code, a: dict[str, ir.Value]) -> None:
         mask = code.load(code.at(a["mask"], place))
         for size, first in code.tiles(a["sessions"], ROWS):
             slopes = _rows(code, a, "slopes", first, size)
-            sums = _products(code, slopes, weights, a["outputs"], code.constant(0.0))
-            for value, row in zip(sums, _rows(code, a, "by_x", first, size), strict=True):
-                code.store(value * mask, code.at(row, place))
+            sums = [code.variable(code.constant(0.0)) for _ in slopes]
+            _products(code, slopes, weights, a["outputs"], sums)
+            for variable, row in zip(sums, _rows(code, a, "by_x", first, size), strict=True):
+                code.store(variable.get() * mask, code.at(row, place))
     # As many vectors of outputs as there are, whole ones.
     vectors_ = builder.sdiv(code.plus(a["outputs"], lanes - 1), code.index(lanes))
     width = code.times(vectors_, lanes)
@@ -240,12 +269,10 @@ def _rows(
 
 
 def _products(
-    code: Code, rows: list[ir.Value], weights: ir.Value, count: ir.Value, start: Vector
-) -> list[Vector]:
-    """Sums of `count` products of each row with one vector of weights each, in registers."""
-    held = [code.variable(start) for _ in rows]
+    code: Code, rows: list[ir.Value], weights: ir.Value, count: ir.Value, sums: list[Variable]
+) -> None:
+    """Add to each row's sum `count` products with one vector of weights each, in registers."""
     with code.loop(count) as k:
         weight = code.load(code.at(weights, code.times(k, code.lanes)))
-        for variable, row in zip(held, rows, strict=True):
+        for variable, row in zip(sums, rows, strict=True):
             variable.set(fma(code.spread(code.at(row, k)), weight, variable.get()))
-    return [variable.get() for variable in held]

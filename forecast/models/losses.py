@@ -1,7 +1,8 @@
 """The loss of the default head as one compiled pass, with its slopes.
 
 As a chain of torch's operations the negative log likelihood of a Student t costs as much as the
-recurrence; the same equations stand in `heads.StudentTHead`, which they are tested against.
+recurrence; the same equations stand in `heads.StudentTHead`, which they are tested against. There
+are no slopes by the target, and no second derivatives.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from forecast.models.machine import Machine, new_module
-from forecast.models.threads import Work, add_shared, work_of
+from forecast.models.threads import REAL_OF, Work, add_shared, check, work_of
 from forecast.models.vectors import (
     INDEX,
     POINTER,
-    REALS,
     Code,
+    Real,
     Vector,
     absolute,
     exp,
@@ -30,9 +31,9 @@ from forecast.models.vectors import (
     larger,
     log,
     log1p,
-    processor,
     sigmoids,
     sqrt,
+    within,
 )
 
 SHARE = 256  # vectors that a thread works on at a time
@@ -57,6 +58,7 @@ def student_t_loss(raw_P: Tensor, y: Tensor, bounds: Bounds) -> Tensor:
     raw_P : Tensor of shape (…, 3), on the CPU
     y : Tensor of shape (…)
     """
+    check(raw_P, y=(y, raw_P.shape[:-1]), raw=(raw_P, (*y.shape, 3)))
     return cast(Tensor, _StudentT.apply(raw_P, y, bounds))
 
 
@@ -64,39 +66,40 @@ class _StudentT(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, raw_P: Tensor, y: Tensor, bounds: Bounds) -> Tensor:
         count = y.numel()
-        work, lanes = _work(str(raw_P.dtype).removeprefix("torch."), bounds)
-        room = -(-count // lanes) * lanes
+        real = REAL_OF[raw_P.dtype]
+        room, share = real.whole(count), SHARE * real.lanes
         raw, target, slopes = (raw_P.new_empty(room, *shape) for shape in ((3,), (), (3,)))
         for memory, given in ((raw, raw_P.reshape(-1, 3)), (target, y.reshape(-1))):
             memory[:count] = given
             memory[count:] = 0
         loss = torch.empty_like(target)
-        first = np.arange(0, room, SHARE * lanes)
+        first = np.arange(0, room, share)
         columns = [
             memory.data_ptr() + memory.element_size() * memory.stride(0) * first
             for memory in (raw, target, loss, slopes)
         ]
-        work.do(np.stack([*columns, np.minimum(SHARE, (room - first) // lanes)], 1))
-        ctx.slopes = slopes[:count]
+        vectors = np.minimum(share, room - first) // real.lanes
+        _work(real, bounds).do(np.stack([*columns, vectors], 1))
+        ctx.save_for_backward(slopes[:count])
         return loss[:count].view(y.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = slopes
-        return (ctx.slopes * slope.reshape(-1, 1)).view(*slope.shape, 3), None, None
+        (slope,), (by_raw,) = slopes, ctx.saved_tensors
+        return (by_raw * slope.reshape(-1, 1)).view(*slope.shape, 3), None, None
 
 
 @cache
-def _work(real: str, bounds: Bounds) -> tuple[Work, int]:
-    """The compiled pass over memory as `_StudentT.forward` lays it out, and its lanes."""
+def _work(real: Real, bounds: Bounds) -> Work:
+    """The compiled pass over memory as `_StudentT.forward` lays it out."""
 
     def build() -> ir.Module:
         module = new_module()
         arguments = [POINTER, POINTER, POINTER, POINTER, INDEX]
         function = ir.Function(module, ir.FunctionType(ir.VoidType(), arguments), "student_t")
         builder = ir.IRBuilder(function.append_basic_block())
-        code = Code(builder, REALS[real])
+        code = Code(builder, real)
         raw, target, loss, slopes, count = function.args
         with code.loop(count) as block:
             place = code.times(block, code.lanes)
@@ -110,9 +113,7 @@ def _work(real: str, bounds: Bounds) -> tuple[Work, int]:
         add_shared(module, function)
         return module
 
-    machine = Machine(f"student_t {real} {bounds}", build)
-    work = work_of(machine, "student_t", 5)
-    return work, processor().bits // (8 * REALS[real].bytes)
+    return work_of(Machine(f"student_t {real.name} {bounds}", build), "student_t", 5)
 
 
 def _student_t(
@@ -121,7 +122,9 @@ def _student_t(
     """Loss and its slopes by the three raw outputs."""
     steep, share = sigmoids(spread + bounds.sigma_shift, tails + bounds.tail_shift)
     shifted = spread + bounds.sigma_shift
-    softplus = larger(shifted, 0.0) + log1p(exp(0.0 - absolute(shifted)))
+    softplus = larger(shifted, 0.0) + log1p(
+        exp(0.0 - within(absolute(shifted), spread.code.real.most))
+    )
     sigma = softplus + bounds.sigma_lowest
     inverse = fma(share, bounds.tail_width, bounds.tail_lowest)  # 1 / df
     df = 1.0 / inverse

@@ -15,6 +15,7 @@ import platformdirs
 from llvmlite import binding, ir
 
 CODE = ("cells", "kernels", "linear", "losses", "machine", "threads", "tiles", "vectors")
+UNREACHABLE = (OSError, RuntimeError)  # platformdirs has the second where there is no home folder
 MOST_KEPT = 128  # compiled files; one version of this package makes some thirty, of 50 kB each
 
 
@@ -39,13 +40,13 @@ class Machine:
         )
         known = (_source(), key, binding.get_host_cpu_name(), features, llvmlite.__version__)
         name = hashlib.sha256("\n".join(known).encode()).hexdigest()[:32]
-        kept = platformdirs.user_cache_path("forecast") / "kernels" / f"{name}.o"
-        code = _kept(kept)
+        code = None
+        with contextlib.suppress(*UNREACHABLE):
+            code = _kept(_place(name))
         if code is None:
             code = self._compiled(build())
-            with contextlib.suppress(OSError):  # it will be compiled again
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                _keep(kept, code)
+            with contextlib.suppress(*UNREACHABLE):  # it will be compiled again
+                _keep(_place(name), code)
         self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), self._target)
         self._engine.add_object_file(binding.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
@@ -62,20 +63,27 @@ class Machine:
         return int(self._engine.get_function_address(name))
 
 
+def _place(name: str) -> Path:
+    return platformdirs.user_cache_path("forecast") / "kernels" / f"{name}.o"
+
+
 def _kept(path: Path) -> bytes | None:
-    """Code that was compiled before; None where there is none, or not all of it."""
-    try:
-        whole = path.read_bytes()
-    except OSError:
-        return None
+    """Code that was compiled before; None where not all of it is there."""
+    whole = path.read_bytes()
+    with contextlib.suppress(OSError):  # another's, or in a place that is only read
+        os.utime(path)  # what is used stays longest
     told, code = whole[:32], whole[32:]
     return code if hashlib.sha256(code).digest() == told else None
 
 
 def _keep(path: Path, code: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(hashlib.sha256(code).digest() + code)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(hashlib.sha256(code).digest() + code)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     oldest = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime)
     for file in oldest[:-MOST_KEPT]:  # of other versions of this package
         file.unlink(missing_ok=True)

@@ -56,9 +56,9 @@ CELLS: dict[str, Callable[..., nn.Module]] = {
 MEMORYLESS = ("mlp", "linear")
 KERNELS = ("auto", "torch", "fused")
 # Up to so many units the compiled recurrence is faster than torch's: measured by
-# benchmarks/recurrence.py, whose table is benchmarks/recurrence.md. Beyond, the weights of an LSTM
-# or GRU are larger than the second-level cache.
-FUSED_UNITS = {"rnn": 512, "lstm": 256, "gru": 256}
+# benchmarks/recurrence.py, whose table is benchmarks/recurrence.md. Beyond, the weights are larger
+# than the second-level cache.
+FUSED_UNITS = {"rnn": 512, "lstm": 256, "gru": 512}
 
 
 class Network(nn.Module):
@@ -81,8 +81,10 @@ class Network(nn.Module):
     bidirectional : bool
         Refused: see the error.
     kernel : str
-        Of the recurrence on a CPU: `fused`, one compiled pass over time; `torch`, that of torch.nn;
-        `auto`, what is faster at the size of the network. The same numbers within rounding.
+        Of the passes on a CPU, which are the recurrence, linear layers, read-outs and the default
+        head's loss: `torch`, those of torch; `fused`, compiled ones; `auto`, compiled ones too, but
+        torch's recurrence where that is faster at the size of the network. The same numbers within
+        rounding.
     start : sequence of sequences of float, optional
         Raw head parameters to start from, H × P: those of the training rows' own distribution,
         so that the first step begins at what is known without features.

@@ -1,7 +1,7 @@
 """`torch.nn.RNN`, `LSTM` and `GRU` with the recurrence over time as one compiled pass on the CPU.
 
 The same weights and numbers as torch's own modules, several networks of one shape at once, and
-gradients that do not depend on the number of threads.
+gradients that do not depend on the number of threads. There are no second derivatives.
 
 Axes: K networks, B windows, L time, F features, U units.
 """
@@ -20,15 +20,15 @@ from torch.autograd.function import once_differentiable
 
 from forecast.models.cells import CELLS, Cell
 from forecast.models.kernels import group_of, kernels
-from forecast.models.threads import TOGETHER, Work, steps, tasks
-from forecast.models.vectors import REALS, processor
+from forecast.models.threads import REAL_OF, TOGETHER, Work, check, steps, tasks
+from forecast.models.vectors import processor
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def compiles(x: Tensor) -> bool:
     """Whether recurrences over such numbers are compiled here."""
-    return x.device.type == "cpu" and x.dtype in DTYPES and processor().bits > 0
+    return x.device.type == "cpu" and x.dtype in REAL_OF and processor().bits > 0
 
 
 class Layout(NamedTuple):
@@ -48,8 +48,8 @@ class Layout(NamedTuple):
 
 def layout_of(cell: str, features: int, units: int, dtype: torch.dtype) -> Layout:
     """The layout of a layer."""
-    lanes = processor().bits // (8 * REALS[DTYPES[dtype]].bytes)
-    padded = -(-units // lanes) * lanes
+    real = REAL_OF[dtype]
+    padded, lanes = real.whole(units), real.lanes
     return Layout(cell, features, units, padded, lanes, group_of(padded, lanes))
 
 
@@ -123,8 +123,8 @@ def order_of(layout: Layout) -> Order:
     )
 
 
-class Pass(NamedTuple):
-    """What a way works on: see `kernels`; each with axes K, B."""
+class Trace(NamedTuple):
+    """What the way forward leaves, and the way back works on: see `tiles`; each with axes K, B."""
 
     features: Tensor
     states: Tensor
@@ -135,7 +135,7 @@ class Pass(NamedTuple):
 def _run(
     work: Work,
     layout: Layout,
-    made: Pass,
+    made: Trace,
     weights: Tensor,
     sessions: int,
     *,
@@ -156,11 +156,11 @@ def _run(
     work.do(tasks(networks, windows, pointers, sizes))
 
 
-def _forward(layout: Layout, made: Pass, flat: Tensor) -> None:
+def _forward(layout: Layout, made: Trace, flat: Tensor) -> None:
     """The way forward, from the weights of each network one after the other."""
     order, x = order_of(layout), made.features
     packed = flat.index_select(1, order.forward) + flat.index_select(1, order.more)
-    kernel = kernels(layout.cell, DTYPES[x.dtype], layout.group)
+    kernel = kernels(layout.cell, REAL_OF[x.dtype].name, layout.group)
     _run(kernel.forward, layout, made, packed, x.shape[2])
 
 
@@ -189,19 +189,20 @@ class _Layer(torch.autograd.Function):
         states[:, :, 0] = 0
         if state is not None:
             states[:, :, 0, :u] = state
-        steps = length + 1 if remember else 1
+        places = length + 1 if remember else 1
         # Steps of a power of two would meet in few places of the cache.
-        kept = x.new_empty(k, b, steps, cell.sums * p + layout.lanes)
-        memories = x.new_empty(k, b, steps, p) if cell.memory else kept
+        kept = x.new_empty(k, b, places, cell.sums * p + layout.lanes)
+        memories = x.new_empty(k, b, places, p) if cell.memory else kept
         if cell.memory:
             memories[:, :, 0] = 0
             if memory is not None:
                 memories[:, :, 0, :u] = memory
-        made = Pass(x, states, kept, memories)
+        made = Trace(x, states, kept, memories)
         if not remember:  # one session's place, written again and again
-            made = Pass(x, states, _still(kept), _still(memories))
+            made = Trace(x, states, _still(kept), _still(memories))
         _forward(layout, made, flat)
-        ctx.layout, ctx.made, ctx.flat, ctx.spent = layout, made, flat, False
+        ctx.save_for_backward(*made, flat)
+        ctx.layout, ctx.spent = layout, False
         ctx.shapes = [w.shape for w in weights[:each]]
         last = memories[:, :, -1, :u] if cell.memory else zero
         return states[:, :, 1:, :u], last
@@ -209,7 +210,8 @@ class _Layer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        layout, made, flat = ctx.layout, ctx.made, ctx.flat
+        *trace, flat = ctx.saved_tensors
+        layout, made = ctx.layout, Trace(*trace)
         if ctx.spent:  # the way back writes over what the way forward kept for it
             _forward(layout, made, flat)
         ctx.spent = True
@@ -224,7 +226,7 @@ class _Layer(torch.autograd.Function):
         if cell.memory:
             memory_carry[..., :u] = by_memory
         gradient = by_hidden.new_zeros(k, -(-b // TOGETHER), f + 1 + p, cell.sums * p)
-        kernel = kernels(layout.cell, DTYPES[carry.dtype], layout.group)
+        kernel = kernels(layout.cell, REAL_OF[carry.dtype].name, layout.group)
         _run(
             kernel.backward, layout, made, flat.index_select(1, order.backward), length,
             slopes=by_hidden, carry=carry, memory_carry=memory_carry, gradient=gradient,
@@ -274,7 +276,19 @@ def read_layer(
     state_KBLU : after each session
     memory_KBU : after the last session; of the LSTM alone
     """
-    layout = layout_of(cell, x_KBLF.shape[-1], weights[0][1].shape[-1], x_KBLF.dtype)
+    k, b, length, _ = x_KBLF.shape
+    (_, f), (_, u) = weights[0][0].shape, weights[0][1].shape
+    shape, width = (k, b, u), len(CELLS[cell].gates) * u
+    check(
+        x_KBLF,
+        x=(x_KBLF, (len(weights), b, max(length, 1), f)),
+        state=(state_KBU, shape),
+        memory=(memory_KBU, shape),
+    )
+    shapes = ((width, f), (width, u), (width,), (width,))
+    for own in weights:
+        check(x_KBLF, **dict(zip(WEIGHTS, zip(own, shapes, strict=True), strict=True)))
+    layout = layout_of(cell, f, u, x_KBLF.dtype)
     flat = [w for own in weights for w in own]
     given = [t for t in (x_KBLF, state_KBU, memory_KBU, *flat) if t is not None]
     remember = torch.is_grad_enabled() and any(t.requires_grad for t in given)

@@ -21,9 +21,10 @@ from llvmlite import ir
 from torch import Tensor
 
 from forecast.models.machine import Machine
-from forecast.models.vectors import INDEX, POINTER
+from forecast.models.vectors import INDEX, POINTER, REALS
 
 TOGETHER = 16  # windows that are worked on together; their gradients are added in order
+REAL_OF = {getattr(torch, name): real for name, real in REALS.items()}
 HEAD = 3  # numbers in front of the tasks: two functions of OpenMP, and how many tasks there are
 
 
@@ -36,6 +37,8 @@ class Work(NamedTuple):
 
     def do(self, tasks: np.ndarray) -> None:
         """Call the function with each row of whole numbers, on torch's number of threads."""
+        if not len(tasks):
+            return
         threads = min(torch.get_num_threads(), len(tasks))
         team = _team()
         if threads > 1 and team is not None:
@@ -100,6 +103,29 @@ def add_shared(module: ir.Module, function: ir.Function) -> None:
     builder.branch(check)
     builder.position_at_end(after)
     builder.ret_void()
+
+
+def check(x: Tensor, /, **others: tuple[Tensor | None, Sequence[int]]) -> None:
+    """Refuse what compiled code, which sees addresses alone, would read as something else.
+
+    Parameters
+    ----------
+    x : the input, whose type and device all have
+    others : tensors by name, each with the shape that it must have
+    """
+    if x.dtype not in REAL_OF or x.device.type != "cpu":
+        known = " or ".join(REALS)
+        raise ValueError(f"The input is {x.dtype} on {x.device}, expected {known} on the CPU.")
+    for name, (tensor, shape) in others.items():
+        if tensor is None:
+            continue
+        if tensor.dtype != x.dtype or tensor.device != x.device:
+            raise ValueError(
+                f"{name} is {tensor.dtype} on {tensor.device}, expected {x.dtype} on {x.device} "
+                "as the input is."
+            )
+        if tensor.shape != shape:
+            raise RuntimeError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}.")
 
 
 def tasks(

@@ -44,15 +44,27 @@ class Real(NamedTuple):
     type: ir.Type
     bytes: int
     mantissa: int  # bits
+    bias: int  # of the exponent's bits
     terms: int  # of the series of exp on ± ln 2 / 2, to the last bit
     limit: float  # of an argument of a sigmoid: four exponentials multiplied stay finite
+    most: float  # of an argument of exp, either way
     ln2: tuple[float, float]  # its leading bits, of which products are exact, and the rest
 
+    @property
+    def lanes(self) -> int:
+        """Numbers of a vector."""
+        return processor().bits // (8 * self.bytes)
 
-SINGLE = Real("float32", ir.FloatType(), 4, 23, 8, 20.0, (0.693359375, -2.12194440e-4))
+    def whole(self, count: int) -> int:
+        """So many numbers, rounded up to whole vectors."""
+        return -(-count // self.lanes) * self.lanes
+
+
+SINGLE = Real("float32", ir.FloatType(), 4, 23, 127, 8, 20.0, 80.0, (0.693359375, -2.12194440e-4))
 DOUBLE = Real(
-    "float64", ir.DoubleType(), 8, 52, 14, 150.0, (6.93145751953125e-1, 1.42860682030941723212e-6)
-)
+    "float64", ir.DoubleType(), 8, 52, 1023, 14, 150.0, 700.0,
+    (6.93145751953125e-1, 1.42860682030941723212e-6),
+)  # fmt: skip
 REALS = {real.name: real for real in (SINGLE, DOUBLE)}
 
 
@@ -61,7 +73,7 @@ class Code:
 
     def __init__(self, builder: ir.IRBuilder, real: Real) -> None:
         self.builder, self.real = builder, real
-        self.lanes = processor().bits // (8 * real.bytes)
+        self.lanes = real.lanes
         self.vector = ir.VectorType(real.type, self.lanes)
 
     def at(self, base: ir.Value, *offsets: ir.Value | int) -> ir.Value:
@@ -171,8 +183,8 @@ class Code:
                 yield size, self.plus(done, self.times(tile, size))
             done = self.plus(done, self.times(number, size))
 
-    def room(self, vectors: ir.Value) -> ir.Value:
-        """Memory for so many vectors, for as long as the function runs."""
+    def room(self, vectors: int) -> ir.Value:
+        """Memory for so many vectors on the stack, for as long as the function runs."""
         with self.builder.goto_entry_block():
             return self.builder.alloca(self.vector, size=vectors)
 
@@ -238,13 +250,14 @@ def fma(a: Vector, b: Vector | float, c: Vector | float) -> Vector:
 
 
 def exp(x: Vector) -> Vector:
-    """The exponential of moderate arguments, to about a unit in the last place.
+    """The exponential of arguments within ± `Real.most`, to about a unit in the last place.
 
-    x = n·ln 2 + r: the series of exp(r), and n added to the bits of its exponent. Adding 1.5 times
-    2 to the mantissa's bits rounds x / ln 2 to n and leaves n in the last bits.
+    x = n·ln 2 + r: the series of exp(r), times 2ⁿ. Adding 1.5 times 2 to the mantissa's bits rounds
+    x / ln 2 to n and leaves n in the last bits, with the exponent's bias those of the exponent of
+    2ⁿ. As a product what is no number stays none, whatever its bits are.
     """
     code, real = x.code, x.code.real
-    magic = 1.5 * 2.0**real.mantissa
+    magic = 1.5 * 2.0**real.mantissa + real.bias
     shifted = fma(x, 1 / math.log(2), magic)
     n = shifted - magic
     r = fma(n, -real.ln2[1], fma(n, -real.ln2[0], x))
@@ -254,14 +267,14 @@ def exp(x: Vector) -> Vector:
     whole = ir.VectorType(ir.IntType(8 * real.bytes), code.lanes)
     bits = ir.Constant(whole, [real.mantissa] * code.lanes)
     exponent = code.builder.shl(code.builder.bitcast(shifted.value, whole), bits)
-    scaled = code.builder.add(code.builder.bitcast(series.value, whole), exponent)
-    return Vector(code, code.builder.bitcast(scaled, code.vector))
+    return series * Vector(code, code.builder.bitcast(exponent, code.vector))
 
 
 def log(x: Vector) -> Vector:
     """The natural logarithm of positive normal numbers, to about a unit in the last place.
 
-    x = 2ⁿ·m with m within √½ … √2, and log m = 2 artanh((m − 1) / (m + 1)) by its series.
+    x = 2ⁿ·m with m within √½ … √2, and log m = 2 artanh((m − 1) / (m + 1)) by its series. Of what
+    is infinite or no number, it is none.
     """
     code, real = x.code, x.code.real
     whole = ir.VectorType(ir.IntType(8 * real.bytes), code.lanes)
@@ -282,7 +295,8 @@ def log(x: Vector) -> Vector:
     series = code.constant(1 / (2 * real.terms + 1))
     for power in range(2 * real.terms - 1, 0, -2):
         series = fma(series, square, 1 / power)
-    return fma(n, real.ln2[0], fma(n, real.ln2[1], 2.0 * s * series))
+    of_m = fma(x, 0.0, 2.0 * s * series)  # of any finite x the product is 0
+    return fma(n, real.ln2[0], fma(n, real.ln2[1], of_m))
 
 
 def log1p(x: Vector) -> Vector:
@@ -303,15 +317,7 @@ def larger(x: Vector, y: float) -> Vector:
     return x.code.call("llvm.maxnum", x, x.code.constant(y))
 
 
-def sigmoids(*arguments: Vector) -> list[Vector]:
-    """1 / (1 + exp(−x)) of up to four vectors by one division, which is what costs most."""
-    ones: list[Vector] = []
-    for x in arguments:
-        ones.append(1.0 + exp(0.0 - _within(x, x.code.real.limit)))
-    return _reciprocals(ones)
-
-
-def _within(x: Vector, limit: float) -> Vector:
+def within(x: Vector, limit: float) -> Vector:
     """x, at most ± limit; what is no number stays none."""
     code, builder = x.code, x.code.builder
     for sign, beyond in ((-1.0, "<"), (1.0, ">")):
@@ -319,6 +325,14 @@ def _within(x: Vector, limit: float) -> Vector:
         over = builder.fcmp_ordered(beyond, x.value, edge)
         x = Vector(code, builder.select(over, edge, x.value))
     return x
+
+
+def sigmoids(*arguments: Vector) -> list[Vector]:
+    """1 / (1 + exp(−x)) of up to four vectors by one division, which is what costs most."""
+    ones: list[Vector] = []
+    for x in arguments:
+        ones.append(1.0 + exp(0.0 - within(x, x.code.real.limit)))
+    return _reciprocals(ones)
 
 
 def _reciprocals(values: Sequence[Vector]) -> list[Vector]:

@@ -5,6 +5,8 @@ Axes: K networks, B windows, L time, U inputs, O outputs.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from forecast.models.linear import TOGETHER, linear_together
+from forecast.models.linear import BLOCK, TOGETHER, linear_together
 from forecast.models.vectors import processor
 
 pytestmark = pytest.mark.skipif(processor().bits == 0, reason="no kernels for this processor")
@@ -78,6 +80,47 @@ def test_values_and_slopes_are_those_of_torchs_layers(
     leaves = [x, *weights_of(layers)]
     assert_close([y], [expected], close)
     assert_close(slopes_of(y, leaves), slopes_of(expected, leaves), close)
+
+
+@pytest.mark.parametrize("u", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 77])
+def test_as_many_inputs_as_there_are_have_the_bits_of_one_sum(u: int) -> None:
+    """Block by block of inputs, each going on with the sum of those before."""
+    torch.manual_seed(0)
+    layers, x = layers_of(2, u, OUTPUTS, torch.float64, True), torch.randn(2, 5, 17, u).double()
+    mask = mask_of(2, 5, u, torch.float64)
+    x.requires_grad_()
+    y, expected = linear_together(x, layers, mask), by_torch(x, layers, mask)
+    leaves = [x, *weights_of(layers)]
+    assert_close([y], [expected], 1e-12)
+    assert_close(slopes_of(y, leaves), slopes_of(expected, leaves), 1e-12)
+    # What is no more than 0 behind a block changes no bit of it.
+    longer = layers_of(2, u + BLOCK, OUTPUTS, torch.float64, True)
+    with torch.no_grad():
+        for long, layer in zip(longer, layers, strict=True):
+            long.weight[:, :u], long.bias[:] = layer.weight, layer.bias
+        wide = nn.functional.pad(x * mask, (0, BLOCK))
+        assert torch.equal(
+            linear_together(wide, longer, None), linear_together(x * mask, layers, None)
+        )
+
+
+def test_many_inputs_need_no_room_on_the_stack() -> None:
+    """Which a thread may have 256 kB of; the main one mostly 8 MB."""
+    code = (
+        "import threading, torch\n"
+        "from torch import nn\n"
+        "from forecast.models.linear import linear_together\n"
+        "torch.set_num_threads(1)\n"
+        "def read(inputs):\n"
+        "    linear_together(torch.randn(1, 2, 2, inputs), [nn.Linear(inputs, 3)], None)\n"
+        "read(140_000)\n"
+        "threading.stack_size(256 * 1024)\n"
+        "thread = threading.Thread(target=read, args=(6_000,))\n"
+        "thread.start()\n"
+        "thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
 
 
 def case() -> tuple[Tensor, list[nn.Linear], Tensor]:
@@ -145,3 +188,47 @@ def test_a_window_that_is_no_number_stays_alone_with_it(bad: float) -> None:
     others = torch.ones(K, B, L, dtype=torch.bool)
     others[1, 4, 6] = False
     assert torch.equal(linear_together(changed, layers, mask)[others], plain[others])
+
+
+def test_no_windows_or_sessions_have_no_values() -> None:
+    x, layers, mask = case()
+    for few, own in ((x[:, :0], mask[:, :0]), (x[:, :, :0], mask)):
+        y = linear_together(few, layers, own)
+        assert y.shape == (K, *few.shape[1:3], OUTPUTS)
+        slopes = slopes_of(y, [x, *weights_of(layers)])
+        assert all((slope == 0).all() for slope in slopes)
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    """Compiled code sees addresses: it would read another type, or beyond the end."""
+    x, layers, mask = case()
+    with pytest.raises(ValueError, match=r"weight is torch.float64 .* expected torch.float32"):
+        linear_together(x, [*layers[:2], layers[2].double()], mask)
+    with pytest.raises(ValueError, match=r"input is torch.bfloat16 .* expected float32 or float64"):
+        linear_together(x.bfloat16(), layers, mask)
+    layers = layers_of(K, U, OUTPUTS, torch.float32, True)
+    with pytest.raises(ValueError, match=r"mask is torch.float64 .* expected torch.float32"):
+        linear_together(x, layers, mask.double())
+    with pytest.raises(ValueError, match="mask is .* on meta, expected .* on cpu"):
+        linear_together(x, layers, mask.to("meta"))
+    with pytest.raises(RuntimeError, match=r"x has shape .*, 18\), expected .*, 19\)"):
+        linear_together(x[..., :-1], layers, None)
+    with pytest.raises(RuntimeError, match=r"x has shape \(3, .* expected \(2, "):
+        linear_together(x, layers[:2], None)
+    with pytest.raises(RuntimeError, match=r"mask has shape .*, 1, 19\), expected .*, 1, 19\)"):
+        linear_together(x, layers, mask[:, :1])
+    with pytest.raises(RuntimeError, match=r"weight has shape \(8, 19\), expected \(9, 19\)"):
+        linear_together(x, [*layers[:2], nn.Linear(U, OUTPUTS - 1)], None)
+
+
+def test_an_input_that_changed_since_has_no_slopes() -> None:
+    x, layers, mask = case()
+    read = x.detach().clone()
+    y = linear_together(read, layers, mask)
+    read.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        slopes_of(y, weights_of(layers))
+    y = linear_together(x, layers, mask).sum()
+    torch.autograd.grad(y, x)
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(y, x)

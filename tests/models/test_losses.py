@@ -93,3 +93,45 @@ def test_any_order_in_memory_is_read() -> None:
     turned = HEAD.fused_loss(raw.permute(2, 1, 0), y)
     assert torch.equal(turned, HEAD.fused_loss(raw.permute(2, 1, 0).contiguous(), y.clone()))
     assert torch.equal(HEAD.fused_loss(raw.permute(2, 1, 0), y.expand(5, 7)), turned)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_extreme_spread_has_the_loss_of_the_head(dtype: torch.dtype, sign: int) -> None:
+    """Beyond ± 88 in single and ± 709 in double precision an exponential is no number."""
+    spread = sign * torch.linspace(80, 800, 721, dtype=torch.float64)
+    for target in (-20.0, 0.0, 0.5, 20.0):
+        raw = torch.stack([0.3 + 0 * spread, spread, -0.5 + 0 * spread], -1)
+        y = torch.full(spread.shape, target, dtype=torch.float64)
+        (found, _), (_, exact) = both(raw.to(dtype), y.to(dtype)), both(raw, y)
+        for a, b in zip(found, exact, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4, 2)])
+def test_no_targets_have_no_losses(shape: tuple[int, ...]) -> None:
+    (loss, slope), _ = both(torch.randn(*shape, 3), torch.randn(shape))
+    assert loss.shape == shape and slope.shape == (*shape, 3)
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    raw, y = torch.randn(4, 3), torch.randn(4)
+    with pytest.raises(ValueError, match=r"y is torch.float64 .* expected torch.float32"):
+        HEAD.fused_loss(raw, y.double())
+    with pytest.raises(ValueError, match=r"input is torch.float16 .* expected float32 or float64"):
+        HEAD.fused_loss(raw.half(), y.half())
+    with pytest.raises(ValueError, match="y is .* on meta, expected .* on cpu"):
+        HEAD.fused_loss(raw, y.to("meta"))
+    with pytest.raises(RuntimeError, match=r"y has shape \(3,\), expected \(4,\)"):
+        HEAD.fused_loss(raw, y[:3])
+    with pytest.raises(RuntimeError, match=r"raw has shape \(4, 6\), expected \(4, 3\)"):
+        HEAD.fused_loss(torch.randn(4, 6), y)
+
+
+def test_a_graph_is_used_once_unless_it_is_kept() -> None:
+    raw = torch.randn(4, 3).requires_grad_()
+    loss = HEAD.fused_loss(raw, torch.randn(4)).sum()
+    first = torch.autograd.grad(loss, raw, retain_graph=True)
+    assert torch.equal(first[0], torch.autograd.grad(loss, raw)[0])
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(loss, raw)

@@ -5,17 +5,22 @@ Axes: K networks, B windows, L time, F features, U units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import platformdirs
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from forecast.models import kernels, linear, losses, recurrence, tiles, vectors
 from forecast.models import networks as module
-from forecast.models import recurrence
+from forecast.models.heads import StudentTHead
+from forecast.models.linear import linear_together
 from forecast.models.networks import Network, State, read_together
 from forecast.models.recurrence import TOGETHER, compiles, read_layer
 from forecast.models.vectors import Processor, processor
@@ -214,6 +219,117 @@ def test_what_needs_no_slopes_gets_none_and_the_same_values(cell: str) -> None:
     assert torch.equal(by_x, slopes[0])
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_windows_have_no_states_and_no_sessions_are_refused_as_torch_does(cell: str) -> None:
+    case = case_of(cell)
+    none = case._replace(
+        x=case.x[:0], state=case.state[:0], by_hidden=case.by_hidden[:0], by_last=case.by_last[:0],
+        memory=None if case.memory is None else case.memory[:0], by_memory=case.by_memory[:0],
+    )  # fmt: skip
+    made, expected = none.compiled(), none.by_torch()
+    assert [t.shape for t in made] == [t.shape for t in expected]
+    slopes = torch.autograd.grad(none.loss(*made), list(case.layer.parameters()))
+    assert all((slope == 0).all() for slope in slopes)
+    silent = case._replace(x=case.x[:, :0])
+    for read in (silent.by_torch, silent.compiled):
+        with pytest.raises(RuntimeError):
+            read()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_does_not_belong_together_is_refused(cell: str) -> None:
+    """Compiled code sees addresses: it would read another type, or beyond the end."""
+    case = case_of(cell, dtype=torch.float32)
+    other = TORCH[cell](F + 2, U, batch_first=True)
+    with pytest.raises(ValueError, match=r"weight_ih is torch.float32 .* expected torch.float64"):
+        read_layer(cell, case.x[None].double(), case.layer.all_weights)
+    with pytest.raises(ValueError, match=r"input is torch.float16 .* expected float32 or float64"):
+        case._replace(x=case.x.half()).compiled()
+    with pytest.raises(ValueError, match=r"state is torch.float64 .* expected torch.float32"):
+        case._replace(state=case.state.double()).compiled()
+    with pytest.raises(ValueError, match="state is .* on meta, expected .* on cpu"):
+        case._replace(state=case.state.to("meta")).compiled()
+    with pytest.raises(RuntimeError, match=r"x has shape .*, 5\), expected .*, 7\)"):
+        case._replace(layer=other).compiled()
+    with pytest.raises(RuntimeError, match=r"state has shape \(1, 1, 19\), expected \(1, 35, 19\)"):
+        case._replace(state=case.state[:1]).compiled()
+    (weights,) = case.layer.all_weights
+    with pytest.raises(RuntimeError, match=r"x has shape \(1, .* expected \(2, "):
+        read_layer(cell, case.x[None], [weights, weights])
+    with pytest.raises(RuntimeError, match=r"bias_hh has shape \(\d+,\), expected"):
+        read_layer(cell, case.x[None], [[*weights[:3], weights[3][1:]]])
+    if case.memory is not None:
+        with pytest.raises(RuntimeError, match="memory has shape"):
+            case._replace(memory=case.memory[:1]).compiled()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_input_that_changed_since_has_no_slopes(cell: str) -> None:
+    case = case_of(cell)
+    parameters = list(case.layer.parameters())
+    read = case._replace(x=case.x.detach().clone())
+    made = read.compiled()
+    read.x.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(case.loss(*made), parameters)
+    made = case.compiled()
+    loss = case.loss(*made)
+    made[0].detach().zero_()  # the states that the way back reads
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, parameters)
+    loss = case.loss(*case.compiled())
+    torch.autograd.grad(loss, parameters)
+    with pytest.raises(RuntimeError, match="a second time"):
+        torch.autograd.grad(loss, parameters)
+
+
+# ------------------------------------------------------------------------------ processors
+
+
+@pytest.fixture
+def vectors_of(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A processor with other vectors, whose code is compiled anew and not kept."""
+    compiled = (kernels.kernels, recurrence.order_of, linear._kernels, losses._work)
+    for known in compiled:
+        known.cache_clear()
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / name)
+    for each in (vectors, tiles, kernels, recurrence):
+        monkeypatch.setattr(each, "processor", lambda: request.param)
+    yield
+    for known in compiled:
+        known.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "vectors_of", [Processor(256, 16), Processor(128, 32), Processor(128, 16)], indirect=True
+)
+@pytest.mark.usefixtures("vectors_of")
+def test_other_processors_have_the_same_numbers() -> None:
+    """Code for narrower vectors or fewer registers, on one that has wider ones and more."""
+    if processor().bits < vectors.processor().bits:
+        pytest.skip("no such vectors")
+    assert vectors.SINGLE.lanes * 32 == vectors.processor().bits
+    for cell in CELLS:
+        for shape in ((B, L, F, U), (3, 2, 1, 32)):
+            case = case_of(cell, shape)
+            compiled, expected = case.compiled(), case.by_torch()
+            assert_close(compiled, expected, 1e-10)
+            assert_close(slopes_of(case, compiled), slopes_of(case, expected), 1e-10)
+    torch.manual_seed(0)
+    layer, x = nn.Linear(U, 9).double(), torch.randn(1, B, L, U).double().requires_grad_()
+    raw, y = torch.randn(77, 3).double().requires_grad_(), torch.randn(77).double()
+    head = StudentTHead()
+    for found, exact, leaves in (
+        (linear_together(x, [layer], None), layer(x), [x, *layer.parameters()]),
+        (head.fused_loss(raw, y), head.loss(head.domain(raw), y), [raw]),
+    ):
+        assert_close([found], [exact], 1e-10)
+        made, slopes = (torch.autograd.grad(t.square().sum(), leaves) for t in (found, exact))
+        assert_close(made, slopes, 1e-10)
+
+
 # ------------------------------------------------------------------------------ company
 
 
@@ -263,6 +379,8 @@ def test_a_window_that_is_no_number_stays_alone_with_it(cell: str, bad: float) -
     others = torch.arange(B) != 4
     assert same([hidden[others], after[others]], [plain[others], last[others]])
     assert torch.equal(hidden[4, :6], plain[4, :6])
+    if math.isnan(bad):
+        assert hidden[4, 6:].isnan().all()
     (slope,) = torch.autograd.grad((hidden * case.by_hidden)[others].sum(), x)
     (expected,) = torch.autograd.grad((plain * case.by_hidden)[others].sum(), case.x)
     assert torch.equal(slope[others], expected[others])
@@ -390,3 +508,13 @@ def test_a_processor_without_such_vectors_takes_torchs(monkeypatch: pytest.Monke
     monkeypatch.setattr(recurrence, "processor", lambda: Processor(0, 0))
     assert taken(made, x_BLF, monkeypatch) == "torch"
     assert torch.equal(made(x_BLF)[0], expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_a_network_cannot_read_is_refused_whichever_kernel_it_goes_by(cell: str) -> None:
+    for kernel in ("torch", "fused"):
+        made = network(cell, features=1, kernel=kernel)
+        with pytest.raises(RuntimeError):  # one feature's mean fits any number of them
+            made(torch.randn(2, 3, F))
+        with pytest.raises(ValueError):
+            made(torch.randn(2, 3, 1).double())

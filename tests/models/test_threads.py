@@ -39,9 +39,16 @@ def work(folder: Path) -> Work:
         return work_of(Machine("additions", build), "add", 2)
 
 
+def gnu() -> bool:
+    """Whether torch works with GNU's OpenMP, as its Linux packages do."""
+    lib = Path(torch.__file__).parent
+    beside = [*lib.glob("lib/libgomp*"), *lib.parent.glob("torch.libs/libgomp*")]
+    return "OpenMP" in torch.__config__.parallel_info() and len(beside) > 0
+
+
 @pytest.mark.parametrize("team", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
-@pytest.mark.parametrize("tasks", [1, 2, 7, 100])
+@pytest.mark.parametrize("tasks", [0, 1, 2, 7, 100])
 def test_every_task_is_done_once_on_any_number_of_threads(
     team: bool,
     count: int,
@@ -50,6 +57,8 @@ def test_every_task_is_done_once_on_any_number_of_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By torch's own threads of OpenMP, and by others where torch has none of GNU's."""
+    if team and gnu():
+        assert threads._team() is not None
     if not team:
         monkeypatch.setattr(threads, "_team", lambda: None)
     memory = np.arange(tasks, dtype=np.int64)

@@ -119,7 +119,8 @@ def test_the_exponential_is_exact_to_three_units_in_the_last_place(real: str) ->
     x = spread(real, -20, 20)
     assert units_off(value("exp", x), np.exp(x.astype(np.longdouble))) <= 3
     limit = REALS[real].limit
-    ends = np.array([0, 1, -1, limit, -limit, 2 * limit, -2 * limit], real)
+    most = REALS[real].most
+    ends = np.array([0, 1, -1, limit, -limit, 2 * limit, -2 * limit, most, -most], real)
     assert units_off(value("exp", ends), np.exp(ends.astype(np.longdouble))) <= 3
     assert value("exp", np.zeros(1, real))[0] == 1
 
@@ -132,6 +133,22 @@ def test_the_logarithm_is_exact_to_two_units_in_the_last_place(real: str) -> Non
     assert units_off(value("log1p", small), np.log1p(small.astype(np.longdouble))) <= 3
     np.testing.assert_array_equal(value("sqrt", x), np.sqrt(x))
     assert value("log", np.ones(1, real))[0] == value("log1p", np.zeros(1, real))[0] == 0
+
+
+@pytest.mark.parametrize("real", PRECISIONS)
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_what_is_no_number_stays_none_whatever_its_bits_are(real: str, data: st.DataObject) -> None:
+    """An exponent, or a part of one, added to those of a NaN would make a number of it."""
+    mantissa, size = REALS[real].mantissa, REALS[real].bytes
+    payload = data.draw(st.integers(1, 2**mantissa - 1))
+    sign = data.draw(st.sampled_from([0, 1])) << (8 * size - 1)
+    exponent = (2 ** (8 * size - 1 - mantissa) - 1) << mantissa
+    x = np.array([sign | exponent | payload], f"u{size}").view(real)
+    assert np.isnan(x).all()
+    for name, (count, _) in FUNCTIONS.items():
+        assert np.isnan(called(machine(real), name, *[x] * count)).all(), name
+    assert not np.isfinite(value("log", np.array([np.inf], real))).any()
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -174,10 +191,11 @@ def test_tanh_is_close_in_absolute_terms(real: str) -> None:
 @given(data=st.data())
 def test_any_number_has_a_sigmoid_and_tanh(real: str, data: st.DataObject) -> None:
     width = 8 * REALS[real].bytes
-    numbers = st.lists(st.floats(width=width, allow_nan=False), min_size=1, max_size=40)
-    x = np.array(data.draw(numbers), real)
-    assert np.abs(value("sigmoids of 1", x) - sigmoid(x)).max() < CLOSE[real]
-    assert np.abs(value("tanh", x) - np.tanh(x)).max() < CLOSE[real]
+    x = np.array(data.draw(st.lists(st.floats(width=width), min_size=1, max_size=40)), real)
+    for name, exact in (("sigmoids of 1", sigmoid(x)), ("tanh", np.tanh(x))):
+        found, known = value(name, x), ~np.isnan(x)
+        np.testing.assert_array_equal(np.isnan(found), ~known)
+        assert (np.abs(found - exact)[known] < CLOSE[real]).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -323,6 +341,66 @@ def test_what_was_kept_longest_makes_room(folder: Path, monkeypatch: pytest.Monk
     assert built.count == 0
     Machine("a", built)
     assert built.count == 1
+
+
+def test_what_is_used_stays_longest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forecast.models.machine.MOST_KEPT", 2)
+    for age, key in ((3, "a"), (2, "b")):
+        known = set(folder.iterdir()) if folder.exists() else set()
+        Machine(key, Built())
+        (new,) = set(folder.iterdir()) - known
+        os.utime(new, (time.time() - age, time.time() - age))
+    used = Built()
+    Machine("a", used)
+    Machine("c", Built())
+    Machine("a", used)
+    assert used.count == 0
+    Machine("b", used)
+    assert used.count == 1
+
+
+def test_code_that_may_only_be_read_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine("a", Built())
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", refused)
+    built = Built()
+    assert works(Machine("a", built)) and built.count == 0
+
+
+@pytest.mark.parametrize("failing", ["write", "move"])
+def test_a_failed_write_leaves_nothing_behind(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Neither where the disk is full nor where the file cannot be moved to its place."""
+
+    def full(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:1000])
+        raise OSError("no space left on device")
+
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    if failing == "move":
+        monkeypatch.setattr(os, "replace", refused)
+    else:
+        monkeypatch.setattr(Path, "write_bytes", full)
+    assert works(Machine("a", Built()))
+    assert list(folder.iterdir()) == []
+
+
+def test_where_there_is_no_home_folder_everything_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(name: str) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
+    built = Built()
+    for _ in range(2):
+        assert works(Machine("a", built))
+    assert built.count == 2
 
 
 def test_where_nothing_can_be_kept_everything_works(folder: Path) -> None:
