@@ -67,7 +67,8 @@ class Distribution:
 
     def take(self, rows: slice) -> Distribution:
         """Some rows, as a distribution that says the same of them."""
-        raise NotImplementedError
+        std, quantiles = (None if v is None else v[rows] for v in (self.std, self.quantiles))
+        return Distribution(mean=self.mean[rows], std=std, quantiles=quantiles)
 
     @property
     def parts(self) -> bool:

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger
 from forecast.config import ForecastError
 from forecast.models import loggers, pipeline
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
+from forecast.models.forecaster import Forecaster
 from forecast.models.loggers import check_logger, make_logger
 from forecast.models.pipeline import fit_ensemble, make_datamodule
 from forecast.prices.frame import Prices
@@ -104,19 +105,19 @@ class Spy(Logger):
         self.ends.append(status)
 
 
-@pytest.mark.parametrize(("rate", "end"), [(0.003, "success"), (math.inf, "failed")])
+@pytest.mark.parametrize(("added", "end"), [(0.0, "success"), (math.nan, "failed")])
 def test_the_logger_of_each_member_is_told_how_its_run_ended(
     config: Any,
     prices: Prices,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    rate: float,
+    added: float,
     end: str,
 ) -> None:
-    spies = [Spy(), Spy()]
+    spies, losses = [Spy(), Spy()], Forecaster.validation_losses
     monkeypatch.setattr(pipeline, "make_logger", lambda options, folder, member: spies[member])
+    monkeypatch.setattr(Forecaster, "validation_losses", lambda self: losses(self) + added)
     chosen = config("trainer.max_epochs=2", "ensemble=2")
-    chosen = {**chosen, "optimizer": {**chosen["optimizer"], "lr": rate}}
     data = make_datamodule(chosen, prices)
     ended = pytest.raises(ForecastError) if end == "failed" else contextlib.nullcontext()
     with ended:
