@@ -401,12 +401,14 @@ def test_training_leaves_the_callers_random_numbers_and_threads_alone(
 # --------------------------------------------------------------- killed, failed, resumed
 
 STEP = [
-    f"{name}-{part}" for name in ("lstm", "baselines", "linear") for part in ("validation", "test")
+    f"{name}-{part}" for name in ("baselines", "lstm", "linear") for part in ("validation", "test")
 ]
 WRITES = [
     "config.yaml", "overrides.yaml", "environment.json", "market.parquet", "data.json",
+    # In the order of the steps, the longest first.
+    *(f"{step}.{ending}" for step in STEP[:2] for ending in ("parquet", "json")),
     "history.csv", "best.ckpt", "last.ckpt", "timing.json",
-    *(f"{step}.{ending}" for step in STEP for ending in ("parquet", "json")),
+    *(f"{step}.{ending}" for step in STEP[2:] for ending in ("parquet", "json")),
     "aligned.parquet", "forecasts.parquet", "daily.parquet", "fluctuation.parquet",
     "breakdown.csv", "metrics.json", "report.html",
 ]  # fmt: skip
