@@ -10,11 +10,12 @@ import pytorch_lightning as pl
 import torch
 
 from forecast.config import ForecastError
+from forecast.dataset.carried import CarriedPass
 from forecast.dataset.folds import Fold, Range, ranges
 from forecast.dataset.panel import Panel
 from forecast.dataset.segments import Segments, full_weights
 from forecast.dataset.task import Task
-from forecast.dataset.windows import CarriedPass, PanelTensors, TrainingBatches, Windows
+from forecast.dataset.windows import PanelTensors, TrainingBatches, Windows
 
 LEAST_DATES = 20  # of a batch whose loss is a Sharpe ratio
 

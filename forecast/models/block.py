@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from forecast.dataset.carried import BLOCK_SYMBOLS
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
 from forecast.dataset.task import Task
-from forecast.dataset.windows import BLOCK_SYMBOLS
 from forecast.forecasts import LEVELS, OPTIONAL, QUANTILES, SCHEMA
 from forecast.models.distributions import Distribution
 

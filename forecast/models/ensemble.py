@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from forecast.config import ForecastError
+from forecast.dataset.carried import CarriedPass
 from forecast.dataset.folds import Range
 from forecast.dataset.task import Task
-from forecast.dataset.windows import CarriedPass, PanelTensors
+from forecast.dataset.windows import PanelTensors
 from forecast.models.block import Block
 from forecast.models.checkpoints import best_checkpoint, network_state, read_checkpoint
 from forecast.models.devices import gpu_precision

@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, distributed, nn
 
-from forecast.dataset.windows import Batch, CarriedBatch
+from forecast.dataset.carried import CarriedBatch
+from forecast.dataset.windows import Batch
 from forecast.models.heads import PositionHead, StudentTHead
 from forecast.models.named_heads import make_head
 from forecast.models.networks import Network, State, read_together

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forecast.dataset.windows import Batch, CarriedBatch
+from forecast.dataset.carried import CarriedBatch
+from forecast.dataset.windows import Batch
 from forecast.models.forecaster import Forecaster
 from forecast.models.heads import PositionHead
 

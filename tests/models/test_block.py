@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from forecast.dataset.carried import CarriedPass
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
 from forecast.dataset.task import Task
-from forecast.dataset.windows import CarriedPass, PanelTensors
+from forecast.dataset.windows import PanelTensors
 from forecast.forecasts import LEVELS, QUANTILES, validate
 from forecast.models import block as module
 from forecast.models.block import Block, blocks, make_block

@@ -16,8 +16,8 @@ import torch
 
 from forecast import load_prices
 from forecast.config import ForecastError
+from forecast.dataset.carried import CarriedPass
 from forecast.dataset.task import Task
-from forecast.dataset.windows import CarriedPass
 from forecast.models import pipeline
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.ensemble import load_ensemble

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forecast.config import ForecastError
+from forecast.dataset.carried import CarriedPass
 from forecast.dataset.datamodule import PriceDataModule
-from forecast.dataset.windows import Batch, CarriedPass
+from forecast.dataset.windows import Batch
 from forecast.models.forecaster import Forecaster, step_seed
 from forecast.models.heads import HEADS, StudentTHead
 from forecast.models.named_heads import make_head

@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from forecast import compose
 from forecast.config import ForecastError, plain
-from forecast.dataset import windows as windows_module
+from forecast.dataset import carried as carried_module
+from forecast.dataset.carried import CarriedPass
 from forecast.dataset.datamodule import PriceDataModule
 from forecast.dataset.folds import Range
 from forecast.dataset.panel import Panel
 from forecast.dataset.segments import Segments, full_weights
-from forecast.dataset.windows import Batch, CarriedPass, PanelTensors
+from forecast.dataset.windows import Batch, PanelTensors
 from forecast.models.checkpoints import best_checkpoint, read_checkpoint
 from forecast.models.configured import make_task
 from forecast.models.ensemble import Ensemble, load_ensemble
@@ -168,8 +169,8 @@ def test_the_validation_loss_is_that_of_the_whole_history_whatever_the_blocks(
     assume((wanted.high > wanted.low).any())
     module = module_of(panel, warmup=22, cell=cell)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows_module, "BLOCK_SYMBOLS", block)
-        patch.setattr(windows_module, "BLOCK_SESSIONS", sessions)
+        patch.setattr(carried_module, "BLOCK_SYMBOLS", block)
+        patch.setattr(carried_module, "BLOCK_SESSIONS", sessions)
         loss = validation_loss(module, wanted, panel, tensors_of(panel, 22))
     counted = [r for a, b in zip(wanted.low, wanted.high, strict=True) for r in range(a, b)]
     expected = -sharpe_of(
