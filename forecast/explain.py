@@ -51,27 +51,6 @@ class Explain:
         return [self.run] if isinstance(self.run, str) else [str(name) for name in self.run]
 
 
-class Placed(Run):
-    """A run whose panel lies where it is asked for now, which is no part of what it is.
-
-    Parameters
-    ----------
-    in_memory : bool or None
-        None: where the run's own panel lay.
-    """
-
-    def __init__(self, run: Run, in_memory: bool | None) -> None:
-        super().__init__(run.path, allow=run.allow)
-        self._in_memory = in_memory
-
-    @property
-    def config(self) -> dict[str, Any]:
-        config = super().config
-        if self._in_memory is not None:
-            config["data"] = {**config.get("data", {}), "in_memory": self._in_memory}
-        return config
-
-
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The section `recall`; its meaning stands in conf/explain.yaml."""
@@ -120,12 +99,13 @@ def explain(cfg: DictConfig | Mapping[str, Any], *, overrides: Sequence[str] = (
     in_memory = (config.pop("data", None) or {}).get("in_memory")
     settings: Explain = instantiate(config, "", Explain)
     task: Task = instantiate(config["recall"], "recall", Task)
-    opened = (load_run(name, settings.outputs, allow=settings.allow) for name in settings.runs)
-    runs = [Placed(run, in_memory) for run in opened]
+    runs = [load_run(name, settings.outputs, allow=settings.allow) for name in settings.runs]
     names = [run.name for run in runs]
     if len({*names}) < len(names):
         raise ForecastError(f"run={settings.runs} names a run twice. Name each once.")
-    explained = open_explained(runs, fold=settings.fold, horizon=settings.horizon)
+    explained = open_explained(
+        runs, fold=settings.fold, horizon=settings.horizon, in_memory=in_memory
+    )
     prices = explained.prices
     options = {name: value for name, value in config.items() if name not in ("outputs", "threads")}
     name = run_name("explain", {**options, "run": names}, data=prices.sha256, device="cpu")

@@ -149,7 +149,12 @@ class Explained:
 
 
 def open_explained(
-    runs: Sequence[Run], *, fold: int, horizon: int | None, option: str = "allow"
+    runs: Sequence[Run],
+    *,
+    fold: int,
+    horizon: int | None,
+    in_memory: bool | None = None,
+    option: str = "allow",
 ) -> Explained:
     """Networks of some runs on the validation range of a fold, with the prices of the first.
 
@@ -163,6 +168,8 @@ def open_explained(
         Of backtests: 0 is the first, whose validation range precedes all that was tested.
     horizon : int, optional
         Sessions; by default the shortest.
+    in_memory : bool, optional
+        Where prices and panel lie; by default as of the first run.
     option : name of the option that allows own parts, for messages.
 
     Raises
@@ -210,7 +217,9 @@ def open_explained(
             f"horizon={horizon} is not forecast by {first.name}: choose from "
             f"{', '.join(map(str, task.horizons))}."
         )
-    prices = prices_of(first)
+    if in_memory is not None:
+        config = {**config, "data": {**config["data"], "in_memory": in_memory}}
+    prices = prices_of(first, in_memory=in_memory)
     market = read_market(first.path / "market.parquet")
     panel = panel_of(config, prices, market=market)
     if list(panel.names) != first.data["features"]:

@@ -71,9 +71,16 @@ class Subject:
         return replace(self, prices=load_prices(self.config["data"]))
 
 
-def prices_of(run: Run) -> Prices:
-    """The prices of a run; of a source that went on, as far as the run has seen them."""
+def prices_of(run: Run, *, in_memory: bool | None = None) -> Prices:
+    """The prices of a run; of a source that went on, as far as the run has seen them.
+
+    Parameters
+    ----------
+    in_memory : None: they lie where the run's lay.
+    """
     section, data = run.config["data"], run.data
+    if in_memory is not None:
+        section = {**section, "in_memory": in_memory}
     prices = load_prices(section)
     if prices.sha256 != data["sha256"] and section.get("end") is None:
         prices = load_prices({**section, "end": data["dates"]["last"]})
