@@ -5,7 +5,8 @@
 The arguments are options of `python -m forecast.train`. The keys are those that the scripts of
 other libraries print for `compare.py`: fit_seconds is the whole call that trains, validation and
 checkpoints included, peak_rss_mb the largest resident memory up to its end, imports included, and
-eval_seconds the way from trained networks to a validated table of test forecasts on disk.
+eval_seconds the way from trained networks to a validated table of test forecasts on disk; with
+`--in-memory` in front of the options, to the tables that would be validated and written.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from machine import peak
 from forecast import compose, load_prices
 from forecast.config import plain
 from forecast.evaluation.scores import Scores
-from forecast.forecasts import read_blocks
+from forecast.forecasts import ForecastWriter, read_blocks
+from forecast.models.block import blocks
 from forecast.models.devices import torch_threads
 from forecast.models.ensemble import load_ensemble
 from forecast.models.pipeline import fit_ensemble, make_datamodule, write_forecasts
 
 
-def figures(options: list[str]) -> dict[str, Any]:
+def figures(options: list[str], *, in_memory: bool = False) -> dict[str, Any]:
     """What the fit of a configuration took and scored."""
     config = plain(compose("train", ["trainer=cpu", *options]))
     cell = config["model"]["cell"]
@@ -44,8 +46,23 @@ def figures(options: list[str]) -> dict[str, Any]:
         fitted = time.perf_counter()
         most = peak()
         ensemble = load_ensemble(folder, members=config["ensemble"], task=datamodule.task)
-        write_forecasts(path, datamodule, parts=["test"], ensembles={cell: ensemble}, baselines=())
-        written = time.perf_counter()
+        if in_memory:
+            rows, tensors = datamodule.ranges["test"], datamodule.tensors("cpu")
+            tables = [
+                block.table(
+                    ensemble.distribution(block, rows, tensors), model=cell, part="test", fold=0
+                )
+                for block in blocks(datamodule.panel, datamodule.task, rows)
+            ]
+        else:
+            write_forecasts(
+                path, datamodule, parts=["test"], ensembles={cell: ensemble}, baselines=()
+            )
+        stated = time.perf_counter()
+        if in_memory:
+            with ForecastWriter(path) as writer:
+                for table in tables:
+                    writer.write(table)
         passes = len((folder / "history.csv").read_text(encoding="utf-8").splitlines()) - 1
         scores = Scores()
         for block in read_blocks(path):
@@ -60,7 +77,7 @@ def figures(options: list[str]) -> dict[str, Any]:
         "fit_seconds": fitted - fit_from,
         "prep_seconds": prepared - start,
         "peak_rss_mb": most,
-        "eval_seconds": written - fitted,
+        "eval_seconds": stated - fitted,
         "n_test_forecasts": found[first]["rows"],
         "n_test_rows": sum(score["rows"] for score in found.values()),
         "crps": found[first]["crps"],
@@ -70,7 +87,9 @@ def figures(options: list[str]) -> dict[str, Any]:
 def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    print(json.dumps(figures(sys.argv[1:])))
+    options = sys.argv[1:]
+    in_memory = options[:1] == ["--in-memory"]
+    print(json.dumps(figures(options[in_memory:], in_memory=in_memory)))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
     python benchmarks/compare.py --peers-python PATH --peers FOLDER   # and the other libraries
     python benchmarks/compare.py … --write        # benchmarks/compare.md and the README's table
 
-FOLDER holds a script for each library, `darts_.py`, `gluonts_.py`, `gluonts_quantiles.py`,
-`neuralforecast_.py` and `pytorch_forecasting_.py`, which are no part of the project, and what they
-read. Each does the same work (a two-layer LSTM of 64 units, windows of 60 sessions, batches of 256,
-one target a window, the bundled stocks, STEPS steps on THREADS threads) and prints JSON lines with
-the keys of `alone.py`; PATH is the Python that has the libraries. Each measurement is the median of
-some turns, in each of which every contestant has one.
+FOLDER holds a script for each library, `darts_.py`, `gluonts_.py`, `neuralforecast_.py`,
+`pytorch_forecasting_.py`, `gluonts_quantiles.py` and `neuralforecast_quantiles.py`, which are no
+part of the project, and what they read. Each does the same work (a two-layer LSTM of 64 units,
+windows of 60 sessions, batches of 256, one target a window, the bundled stocks, STEPS steps on
+THREADS threads) and prints JSON lines with the keys of `alone.py`; PATH is the Python that has the
+libraries. Each measurement is the median of some turns, in each of which every contestant has one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import platform
 import statistics
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -31,8 +31,10 @@ from contestants import (
     CELLS,
     DEFAULT,
     ENSEMBLE,
+    IN_MEMORY,
     LIBRARIES,
     MOST_EPOCHS,
+    QUANTILES,
     SINGLE,
     Figures,
     Peers,
@@ -66,12 +68,13 @@ def work_table(found: Mapping[str, Figures]) -> Table:
         "| | training, windows/s | forecasts, origins/s | rows/s | peak memory of the fit, MB |",
         "|---|---|---|---|---|",
     ]
-    for name in ("plain torch loop", "this project", SINGLE, ENSEMBLE, *LIBRARIES):
+    forecast_only = (SINGLE, IN_MEMORY, ENSEMBLE, *QUANTILES)
+    for name in ("plain torch loop", "this project", *forecast_only[:3], *LIBRARIES, *QUANTILES):
         if name not in found:
             lines.append(f"| {name} | {ABSENT} | | | |")
             continue
         f = found[name]
-        training = "" if name in (SINGLE, ENSEMBLE) else f"{f['windows_per_second']:,.0f}"
+        training = "" if name in forecast_only else f"{f['windows_per_second']:,.0f}"
         if "eval_seconds" not in f:
             lines.append(f"| {name} | {training} | | | |")
             continue
@@ -152,13 +155,13 @@ def ratios(
 
     def rows_over_libraries(found: Figures) -> str:
         made = per_second(found, rows_of(found))
-        return over_libraries(lambda f: made / per_second(f))
+        return over_libraries(lambda f: made / per_second(f), (*LIBRARIES, *QUANTILES))
 
     def memory_over(found: Figures) -> str:
         return over_libraries(lambda f: f["peak_rss_mb"] / found["peak_rss_mb"])
 
-    def over_libraries(ratio: Callable[[Figures], float]) -> str:
-        told = [f"{name} {ratio(work[name]):.3g}" for name in LIBRARIES if name in work]
+    def over_libraries(ratio: Callable[[Figures], float], of: Iterable[str] = LIBRARIES) -> str:
+        told = [f"{name} {ratio(work[name]):.3g}" for name in of if name in work]
         return ", ".join(told) or ABSENT
 
     rows = {
@@ -183,6 +186,7 @@ def ratios(
             rows_over_libraries(mine)
         ),
         "the same, the default network, three horizons": rows_over_libraries(work[SINGLE]),
+        "the same, before it is validated and written": rows_over_libraries(work[IN_MEMORY]),
         "the same, the default ensemble of three": rows_over_libraries(default),
         "peak memory of other libraries' fits over that of the same work, imports included": (
             memory_over(mine)

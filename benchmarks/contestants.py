@@ -32,11 +32,16 @@ LIBRARIES = {  # the script of each
     "pytorch-forecasting": "pytorch_forecasting_",
     "neuralforecast": "neuralforecast_",
 }
+QUANTILES = {  # scripts of those that state 19 quantiles a row; their training is not compared
+    "gluonts (19 quantiles)": "gluonts_quantiles",
+    "neuralforecast (19 quantiles)": "neuralforecast_quantiles",
+}
 BEST = "gluonts_quantiles"  # the script of lowest test crps, at so many steps
 BEST_STEPS = 300
 # Test crps at one session on the bundled split: the best of the other libraries, and GJR-GARCH-t.
 BARS = {"best of the other libraries": 0.9946, "GJR-GARCH-t": 0.9931}
 SINGLE, ENSEMBLE = "this project, one default network", "this project, default ensemble of three"
+IN_MEMORY = f"{SINGLE}, not written"
 SAME_WORK = (
     "experiment=many_to_one", "horizons=[1]", "model.hidden_size=64", "model.layers=2",
     "model.input_dropout=0", "model.dropout=0", "ensemble=1", "trainer.max_epochs=1",
@@ -121,10 +126,13 @@ def same_work(turns: int, steps: int, threads: int, peers: Peers | None) -> dict
         },
         "this project": lambda: alone(*SAME_WORK, threads=threads),
         SINGLE: lambda: alone("ensemble=1", "trainer.max_epochs=1", threads=threads),
+        IN_MEMORY: lambda: alone(
+            "--in-memory", "ensemble=1", "trainer.max_epochs=1", threads=threads
+        ),
         ENSEMBLE: lambda: alone("trainer.max_epochs=1", threads=threads),
     }
     if peers:
-        for name, script in LIBRARIES.items():
+        for name, script in {**LIBRARIES, **QUANTILES}.items():
             contestants[name] = lambda script=script: peers.run(  # type: ignore[misc]
                 script, steps=steps, threads=threads
             )

@@ -110,11 +110,8 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
                 f"in all rows, and only {', '.join(OPTIONAL)} may be left out."
             )
     columns = {field.name: _conform(block, field, where) for field in SCHEMA}
-    table = pa.table(list(columns.values()), schema=SCHEMA)
-    value = {
-        name: columns[name].to_numpy(zero_copy_only=False)
-        for name in (*FLOATS, "fold", "horizon", "delay", "origin", "target_date")
-    }
+    table = pa.table([column for column, _ in columns.values()], schema=SCHEMA)
+    value = {name: numbers for name, (_, numbers) in columns.items()}
 
     def refuse(wrong: Any, rule: str) -> None:
         if wrong.any():
@@ -130,12 +127,12 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         sign = "at least" if allowed else "above"
         refuse(wrong, f"{name}={{{name}}} must be {sign} {lowest}. Correct or drop the row.")
     refuse(value["pit"] > 1, "pit={pit} must be at most 1. Give a probability.")
-    part = columns["part"]
-    unknown = np.array([name not in PARTS for name in part.dictionary.to_pylist()], dtype=bool)
+    known = {name: columns[name][0].dictionary.to_pylist() for name in ("model", "part", "symbol")}
+    unknown = np.array([name not in PARTS for name in known["part"]], dtype=bool)
     if unknown.any():
-        refuse(unknown[part.indices.to_numpy()], f"part={{part}} is none of {', '.join(PARTS)}.")
+        refuse(unknown[value["part"]], f"part={{part}} is none of {', '.join(PARTS)}.")
 
-    origin, target = (value[name].astype("datetime64[D]") for name in ("origin", "target_date"))
+    origin, target = value["origin"], value["target_date"]
     actual = ~np.isnan(value["actual"])
     refuse(
         target <= origin,  # NaT compares false
@@ -146,40 +143,43 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         actual & np.isnat(target),
         "actual={actual} has no target_date. Give the date on which it was known.",
     )
-    models, model = _codes(columns["model"])
     # A model states a column for a horizon, never for some of its rows only.
-    group = value["horizon"].astype(np.int64) * models + model
-    _, stated = np.unique(group, return_inverse=True)
+    group = value["horizon"].astype(np.int64) * max(1, len(known["model"])) + value["model"]
+    gaps = {name for name, (column, _) in columns.items() if column.null_count}
     for names, rows in ((_BY_MODEL, np.ones_like(actual)), (_BY_ACTUAL, actual)):
-        size = np.bincount(stated[rows], minlength=len(stated))
-        for name in names:
+        for name in (name for name in names if name in gaps):
             null = np.isnan(value[name]) & rows
             if null.any():
-                count = np.bincount(stated[null], minlength=len(stated))
+                count, size = (np.bincount(group[of], minlength=1) for of in (null, rows))
+                some = np.flatnonzero(count < size[: len(count)])
                 refuse(
-                    null & (count < size)[stated],
+                    null & np.isin(group, some),
                     f"{name} is null here but not in every row of its horizon. A model states a "
                     f"column for a horizon or does not; fill it or empty it.",
                 )
     # Column by column: a block of all quantiles would be copied first.
     quantiles = [value[name] for name in QUANTILES]
-    every, crossing = np.ones_like(actual), np.zeros_like(actual)
-    some = ~every
-    for quantile in quantiles:
-        known = ~np.isnan(quantile)
-        some |= known
-        every &= known
-    refuse(some & ~every, "some quantiles are null. Give all levels or none.")
+    crossing = np.zeros_like(actual)
     for lower, upper in pairwise(quantiles):
         crossing |= upper < lower
+    if not gaps.isdisjoint(QUANTILES):
+        nulls = np.sum([np.isnan(quantile) for quantile in quantiles], axis=0)
+        refuse(
+            (nulls > 0) & (nulls < len(quantiles)),
+            "some quantiles are null. Give all levels or none.",
+        )
     refuse(crossing, "quantiles cross (q01={q01}, q50={q50}, q99={q99}). Sort them within the row.")
     # Rows are sorted by key: equal neighbours are duplicates, and groups have their ends at hand.
     for name in ("part", "symbol"):
-        known_names, code = _codes(columns[name])
-        group = group * known_names + code
+        group = group * max(1, len(known[name])) + value[name]
     group = group * (value["fold"].max(initial=0) + 1) + value["fold"]
+    # Within a group rows mostly stand by date, and small whole numbers are sorted by counting.
+    narrow = group.astype(np.min_scalar_type(group.max(initial=0)))
+    row = np.argsort(narrow, kind="stable")
+    same = narrow[row[1:]] == narrow[row[:-1]]
     day = origin.astype(np.int64)
-    row = np.lexsort((day, group))
+    if (same & (np.diff(day[row]) <= 0)).any():
+        row = np.lexsort((day, group))
     group, day = group[row], day[row]
     repeated = np.zeros_like(actual)
     repeated[row[1:]] = (group[1:] == group[:-1]) & (day[1:] == day[:-1])
@@ -191,11 +191,15 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
     return table, dict(zip(map(tuple, map(dict.values, keys.to_pylist())), days, strict=True))
 
 
-def _conform(block: pa.Table, field: pa.Field, where: str) -> pa.Array:
-    """One column in the type of `SCHEMA` and in one chunk."""
-    if field.name not in block.column_names:
-        return pa.nulls(block.num_rows, field.type)
-    column = one_piece(block[field.name])
+def _conform(block: pa.Table, field: pa.Field, where: str) -> tuple[pa.Array, Any]:
+    """One column in the type of `SCHEMA` and in one chunk, and its numbers.
+
+    Those of names are their places in the dictionary; what is null is NaN or NaT.
+    """
+    if field.name in block.column_names:
+        column = one_piece(block[field.name])
+    else:
+        column = pa.nulls(block.num_rows, field.type)
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     whole, empty = pa.types.is_integer(kind), pa.types.is_null(kind)
     if pa.types.is_dictionary(field.type):
@@ -209,15 +213,16 @@ def _conform(block: pa.Table, field: pa.Field, where: str) -> pa.Array:
     else:
         fits, remedy = empty or whole or pa.types.is_floating(kind), "Convert it to numbers."
     try:
-        column = _cast(column, field.type) if fits else None
+        found = _cast(column, field.type) if fits else None
     except pa.ArrowInvalid:
-        column = None
-    if column is None:
+        found = None
+    if found is None:
         raise ForecastError(f"{where}: column {field.name} is {kind}, not {field.type}. {remedy}")
+    column, numbers = found
     if not field.nullable and column.null_count:
         row = column.is_null().index(True).as_py()
         raise ForecastError(f"{where}, row {row}: {field.name} is null. Fill it or drop the row.")
-    return column
+    return column, numbers
 
 
 def one_piece(column: pa.ChunkedArray) -> pa.Array:
@@ -225,22 +230,25 @@ def one_piece(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _codes(names: pa.DictionaryArray) -> tuple[int, Any]:
-    """How many names a column has, and which of them each row holds."""
-    return max(1, len(names.dictionary)), names.indices.to_numpy()
-
-
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+def _cast(column: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Any]:
     """Convert without loss, but of digits, and so that equal columns have equal bytes."""
-    if pa.types.is_dictionary(kind):  # names in the order in which they appear, and no others
-        return column.cast(pa.string()).dictionary_encode()
-    if pa.types.is_floating(kind):  # through numpy, where NaN and null are one thing
-        column = column.cast(kind)
-        numbers = column.to_numpy(zero_copy_only=False)
-        if np.count_nonzero(np.isnan(numbers)) == column.null_count:
-            return column
-        return pa.array(numbers, type=kind, from_pandas=True)
+    if pa.types.is_dictionary(kind):
+        result = _encoded(column)
+        return result, result.indices.to_numpy(zero_copy_only=False)
     result = column.cast(kind)
     if pa.types.is_timestamp(column.type) and not result.cast(column.type).equals(column):
         raise pa.ArrowInvalid("a time of day would be lost")
-    return result
+    numbers = result.to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(kind) and np.count_nonzero(np.isnan(numbers)) > result.null_count:
+        result = pa.array(numbers, type=kind, from_pandas=True)  # NaN and null are one thing
+    return result, numbers
+
+
+def _encoded(column: pa.Array) -> pa.DictionaryArray:
+    """Names in the order in which they appear, each once, and no others."""
+    if pa.types.is_dictionary(column.type):
+        names = column.dictionary.cast(pa.string())
+        if not names.null_count and len(names.unique()) == len(names):
+            code = column.indices.dictionary_encode()
+            return pa.DictionaryArray.from_arrays(code.indices, names.take(code.dictionary))
+    return column.cast(pa.string()).dictionary_encode()

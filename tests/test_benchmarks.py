@@ -222,7 +222,8 @@ def tables(scripts: SimpleNamespace, *, others: bool) -> str:
     work = {
         "plain torch loop": {"windows_per_second": 400.0},
         "this project": FIT, scripts.contestants.SINGLE: FIT, scripts.contestants.ENSEMBLE: FIT,
-        **({"darts": OTHER} if others else {}),
+        scripts.contestants.IN_MEMORY: {**FIT, "eval_seconds": 0.25},
+        **({"darts": OTHER, "gluonts, 19 quantiles": OTHER} if others else {}),
     }  # fmt: skip
     row = {"torch": 1000.0, "ours": 2500.0, "share": 0.4, "ceiling": 1e11}
     sizes = {(cell, *size): row for size in scripts.contestants.SIZES for cell in CELLS}
@@ -244,13 +245,17 @@ def test_the_tables_state_rates_and_ratios(scripts: SimpleNamespace) -> None:
     assert "| 0.9946 (best of the other libraries) | `lstm` | 1 | 0.9800 | 2.00 | 1/30 |" in text
     assert "| `gru` | not within 30 |" in text
     assert "over other libraries' | darts 3 |" in text
+    assert (
+        "the same, before it is validated and written | darts 60, gluonts, 19 quantiles 60 |"
+        in text
+    )
     assert "seconds of fitting five networks over one | 2.50 |" in text
     assert "imports included | darts 2 |" in text
 
 
 def test_libraries_that_were_not_run_are_named_as_such(scripts: SimpleNamespace) -> None:
     text = tables(scripts, others=False)
-    for name in scripts.contestants.LIBRARIES:
+    for name in (*scripts.contestants.LIBRARIES, *scripts.contestants.QUANTILES):
         assert f"| {name} | not measured here: see --peers |" in text
     assert f"| `{scripts.contestants.BEST}` | | | not measured here: see --peers |" in text
 
@@ -265,11 +270,17 @@ def test_a_table_goes_between_the_marks_of_a_text_and_nowhere_else(
         assert compare.into(whole, "new") == whole
 
 
+@pytest.mark.parametrize("options", [[], ["--in-memory"]])
 def test_one_fit_alone_states_what_other_libraries_do(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], datamodule: PriceDataModule
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    datamodule: PriceDataModule,
+    options: list[str],
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.setattr(sys, "argv", ["alone.py", *SMALL, "trainer.max_epochs=1", "threads=1"])
+    monkeypatch.setattr(
+        sys, "argv", ["alone.py", *options, *SMALL, "trainer.max_epochs=1", "threads=1"]
+    )
     import_module("alone").main()
     found = json.loads(capsys.readouterr().out)
     assert found["windows"] == datamodule.ranges["train"].rows

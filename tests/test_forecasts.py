@@ -31,6 +31,7 @@ from forecast.forecasts import (
     read_forecasts,
     validate,
 )
+from forecast.schema import examine
 
 
 def make_block(
@@ -279,6 +280,39 @@ def test_other_widths_and_missing_optional_columns_are_accepted() -> None:
     assert validate(narrow, "mine")["origin"].equals(table["origin"])
     objects = block.assign(origin=[stamp.date() for stamp in block["origin"]])
     assert validate(objects, "mine")["origin"].equals(table["origin"])
+
+
+@pytest.mark.parametrize(
+    "dictionary", [["BRK/B", "AAPL"], ["unused", "BRK/B", "AAPL"], ["BRK/B", "AAPL", "BRK/B"]]
+)
+def test_names_are_stored_in_the_order_in_which_they_appear(dictionary: list[str]) -> None:
+    """However a dictionary orders, repeats or adds names."""
+    block = make_block()
+    place = [len(dictionary) - 1 - dictionary[::-1].index(name) for name in block["symbol"]]
+    names = pa.DictionaryArray.from_arrays(pa.array(place, pa.int8()), pa.array(dictionary))
+    plain = pa.Table.from_pandas(block, preserve_index=False)
+    table = plain.set_column(plain.column_names.index("symbol"), "symbol", names)
+    stored = validate(table, "f")["symbol"].chunk(0)
+    assert stored.dictionary.to_pylist() == ["AAPL", "BRK/B"]
+    assert stored.equals(validate(block, "f")["symbol"].chunk(0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), days=st.integers(1, 40))
+def test_first_and_last_origins_are_those_of_a_loop_whatever_the_order(
+    seed: int, days: int
+) -> None:
+    parts = [make_block(fold=3, days=days), make_block(model="gru", days=days, horizons=(20, 250))]
+    block = pd.concat(parts).sample(frac=0.7, random_state=seed)
+    _, spans = examine(block, "f")
+    expected: dict[tuple[object, ...], list[int]] = {}
+    for row in block.itertuples():
+        key = (row.model, row.fold, row.part, row.symbol, row.horizon)
+        expected.setdefault(key, []).append((row.origin - pd.Timestamp(0)).days)
+    assert spans == {key: (min(of), max(of)) for key, of in expected.items()}
+    again = pd.concat([block, block.sample(1, random_state=seed)])
+    with pytest.raises(ForecastError, match="stands twice"):
+        examine(again, "f")
 
 
 def test_models_of_one_block_may_state_different_columns() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +81,7 @@ class Block:
             "model": _one_name(model, count),
             "fold": pa.array(np.full(count, fold, np.int16)),
             "part": _one_name(part, count),
-            "symbol": _names(panel.symbols, each(self.symbol)),
+            "symbol": self._names(horizons),
             "origin": pa.array(each(panel.dates[panel.day[self.row]]).astype("datetime64[D]")),
             "horizon": pa.array(np.tile(np.array(self.task.horizons, np.int16), len(self.row))),
             "delay": pa.array(np.full(count, self.task.delay, np.int16)),
@@ -92,6 +93,14 @@ class Block:
             **self._stated(distribution),
         }
         return pa.table([columns[field.name] for field in SCHEMA], schema=SCHEMA)
+
+    def _names(self, each: int) -> pa.Array:
+        """The symbol of every origin, so many times."""
+        found = list(self._origins())
+        counts = [each * (rows.stop - rows.start) for _, rows in found]
+        code_M = np.repeat(np.arange(len(found), dtype=np.int32), counts)
+        names = [self.panel.symbols[s] for s, _ in found]
+        return pa.DictionaryArray.from_arrays(pa.array(code_M), pa.array(names, pa.string()))
 
     def _stated(self, distribution: Distribution) -> dict[str, pa.Array]:
         """What a distribution says of the rows, and of what became of them, in percent."""
@@ -126,20 +135,22 @@ class Block:
 
         Of closes even where ranges are known: all models of all sources are scored on one proxy.
         """
-        result = np.full(self.end.shape, np.nan)
-        for s in self.symbols:
+        result = np.empty(self.end.shape)
+        for s, mine in self._origins():
             rows = self.panel.symbol_rows(s)
             squared = np.diff(self.panel.log_price[rows], prepend=np.nan) ** 2
             squared[0] = 0.0
             total = np.cumsum(squared)
-            mine = self.symbol == s
             end = self.end[mine] - rows.start
             start = (self.row[mine] - rows.start + self.task.delay)[:, None]
-            known = end >= 0
-            result[mine] = np.where(
-                known, total[np.maximum(end, 0)] - total[np.minimum(start, len(total) - 1)], np.nan
-            )
-        return result
+            result[mine] = total[np.maximum(end, 0)] - total[np.minimum(start, len(total) - 1)]
+        return np.where(self.end >= 0, result, np.nan)
+
+    def _origins(self) -> Iterator[tuple[int, slice]]:
+        """Each symbol that has some, and where they stand."""
+        first = np.flatnonzero(np.diff(self.symbol, prepend=-1))
+        for low, high in pairwise([*first.tolist(), len(self.symbol)]):
+            yield int(self.symbol[low]), slice(low, high)
 
 
 def _in_pieces(
@@ -156,13 +167,6 @@ def _in_pieces(
 
 def _one_name(name: str, count: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([name]))
-
-
-def _names(names: tuple[str, ...], code_M: np.ndarray) -> pa.Array:
-    used, code = np.unique(code_M, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(
-        pa.array(code.astype(np.int32)), pa.array([names[u] for u in used])
-    )
 
 
 def make_block(panel: Panel, task: Task, range: Range, symbols: np.ndarray) -> Block:

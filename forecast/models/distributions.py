@@ -154,9 +154,18 @@ class SplitT(Distribution):
         self._left, self._right = 1 - self._skew, 1 + self._skew
 
     @cached_property
+    def _log_beta(self) -> Array:
+        return _log_beta(self._df)
+
+    @cached_property
     def _log_peak(self) -> Array:
         """Log density of the t at 0."""
-        return _log_peak(self._df)
+        return _log_peak(self._df, self._log_beta)
+
+    def _log_density(self, t: Array) -> Array:
+        """Log density of the t."""
+        log_density: Array = self._log_peak - (self._df + 1) / 2 * np.log1p(t**2 / self._df)
+        return log_density
 
     @cached_property
     def _moments(self) -> tuple[Array, Array, Array]:
@@ -210,17 +219,15 @@ class SplitT(Distribution):
         tail: Array = half * special.stdtr(self._df, -np.abs(t))
         return tail
 
-    def _beyond(self, t: Array, half: Array) -> Array:
+    def _beyond(self, t: Array, half: Array, log_density: Array) -> Array:
         """∫ |z| f over the tail past the value of a t."""
         df = self._df
-        density = np.exp(_log_density(t, df, self._log_peak))
-        beyond: Array = half**2 * density * (df + t**2) / (df - 1)
+        beyond: Array = half**2 * np.exp(log_density) * (df + t**2) / (df - 1)
         return beyond
 
     def nll(self, y: ArrayLike) -> Array:
         _, t, _ = self._standard(y)
-        nll: Array = np.log(self._width) - _log_density(t, self._df, self._log_peak)
-        return nll
+        return self._nll(self._log_density(t))
 
     def pit(self, y: ArrayLike) -> Array:
         z, t, half = self._standard(y)
@@ -228,30 +235,36 @@ class SplitT(Distribution):
 
     def crps(self, y: ArrayLike) -> Array:
         z, t, half = self._standard(y)
-        return self._crps(z, t, half, self._tail(t, half))
+        return self._crps(z, self._tail(t, half), self._beyond(t, half, self._log_density(t)))
 
     def scores(self, y: ArrayLike) -> tuple[Array, Array, Array]:
         z, t, half = self._standard(y)
-        tail = self._tail(t, half)
-        return self.nll(y), _probability(z, tail), self._crps(z, t, half, tail)
+        tail, log_density = self._tail(t, half), self._log_density(t)
+        crps = self._crps(z, tail, self._beyond(t, half, log_density))
+        return self._nll(log_density), _probability(z, tail), crps
 
-    def _crps(self, z: Array, t: Array, half: Array, tail: Array) -> Array:
+    def _nll(self, log_density: Array) -> Array:
+        nll: Array = np.log(self._width) - log_density
+        return nll
+
+    def _crps(self, z: Array, tail: Array, beyond: Array) -> Array:
         # E|Z - z| - E|Z - Z'| / 2. The second is ∫ F (1 - F), for a t K = 2 (J - ∫ T² below 0)
         # with J = E[max(0, T)], so each half adds half³ (K / 2 - J) + half² J.
         df = self._df
         upper, drift, _ = self._moments
-        spread = np.exp(special.betaln(0.5, df - 0.5) - 2 * special.betaln(0.5, df / 2))
+        spread = np.exp(special.betaln(0.5, df - 0.5) - 2 * self._log_beta)
         spread = np.sqrt(df) / (df - 1) * spread - upper
         spread = (self._left**3 + self._right**3) * spread
         spread = spread + (self._left**2 + self._right**2) * upper
         sign = np.where(z < 0, -1.0, 1.0)
-        distance = sign * (z * (1 - 2 * tail) - drift) + 2 * self._beyond(t, half)
+        distance = sign * (z * (1 - 2 * tail) - drift) + 2 * beyond
         crps: Array = self._width * (distance - spread)
         return crps
 
     def expected_shortfall(self, level: float) -> Array:
         below, half, tail = self._side(level)
-        beyond = self._beyond(self._t(level, tail), half)
+        t = self._t(level, tail)
+        beyond = self._beyond(t, half, self._log_density(t))
         partial = np.where(below, -beyond, self._moments[1] - beyond)
         shortfall: Array = self._mode + self._width * partial / level
         return shortfall
@@ -288,7 +301,7 @@ class SkewedT(SplitT):
     def __init__(self, *, mu: ArrayLike, sigma: ArrayLike, df: ArrayLike, skew: ArrayLike) -> None:
         mu, sigma, df, skew = _together(mu, sigma, df, skew)
         df = np.minimum(df, 1e8)
-        _, drift, std = _moments(df, skew, _log_peak(df))
+        _, drift, std = _moments(df, skew, _log_peak(df, _log_beta(df)))
         width = sigma / std
         super().__init__(mode=mu - width * drift, width=width, df=df, skew=skew)
 
@@ -309,16 +322,16 @@ def _probability(z: Array, tail: Array) -> Array:
     return np.where(z < 0, tail, 1 - tail)
 
 
-def _log_peak(df: Array) -> Array:
+def _log_beta(df: Array) -> Array:
+    """log B(½, df / 2), which peak and spread of the standard t have in common."""
+    log_beta: Array = special.betaln(0.5, df / 2)
+    return log_beta
+
+
+def _log_peak(df: Array, log_beta: Array) -> Array:
     """Log density of the standard t at 0."""
-    log_peak: Array = -(special.betaln(df / 2, 0.5) + np.log(df) / 2)
+    log_peak: Array = -(log_beta + np.log(df) / 2)
     return log_peak
-
-
-def _log_density(t: Array, df: Array, log_peak: Array) -> Array:
-    """Log density of the standard t."""
-    log_density: Array = log_peak - (df + 1) / 2 * np.log1p(t**2 / df)
-    return log_density
 
 
 def _moments(df: Array, skew: Array, log_peak: Array) -> tuple[Array, Array, Array]:

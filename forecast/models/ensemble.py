@@ -66,8 +66,6 @@ class Ensemble:
         for step in CarriedPass(range, block.panel.offsets, tensors, symbols=block.symbols):
             if memoryless and not step.wanted:
                 continue
-            at_BL = np.searchsorted(block.row, step.rows_BL)
-            here_BL = block.row[np.minimum(at_BL, len(block.row) - 1)] == step.rows_BL
             raw_KBLHP, states = read_together(
                 self.networks,
                 step.x_BLF.expand(count, *step.x_BLF.shape),
@@ -76,6 +74,8 @@ class Ensemble:
                 warmup=0 if step.wanted else step.x_BLF.shape[1],
             )
             if step.wanted:
+                at_BL = np.searchsorted(block.row, step.rows_BL)
+                here_BL = block.row[np.minimum(at_BL, len(block.row) - 1)] == step.rows_BL
                 for raw_BLHP in raw_KBLHP:
                     value = self.head.domain(raw_BLHP).cpu().numpy()[here_BL]
                     result[at_BL[here_BL]] += value / count
