@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +22,10 @@ from forecast.forecasts import LEVELS
 from forecast.models.block import Block, blocks
 from forecast.models.distributions import Distribution, Gaussian, StudentT
 from forecast.prices.simulated import Truth
+
+if TYPE_CHECKING:
+    from forecast.models.filtered import FilteredGarch
+    from forecast.models.garch import GarchFits
 
 MOST_VALUES = 200_000  # of a pooled fit per horizon; beyond, every k-th is taken
 MIN_HISTORY = 250  # known targets or returns below which a symbol's own fit is not trusted
@@ -284,10 +288,6 @@ def make_baselines(
     ForecastError
         An unknown name.
     """
-    from forecast.models.filtered import FilteredGarch
-    from forecast.models.garch import GarchFits
-    from forecast.models.pool import MEMBERS, MeanOfGarch
-
     wanted = list(names)
     for name in wanted:
         if name not in BASELINES:
@@ -295,10 +295,20 @@ def make_baselines(
                 f"backtest.baselines: {name!r} is no baseline. Choose among {', '.join(BASELINES)}."
             )
     fit = fit_range(ranges, part)
-    # What several baselines stand on is fit once, and only if one of them is asked for.
-    garch = GarchFits(panel, task, fit, seed=seed)
+    # What several baselines stand on is loaded and fit once, and only if one of them is asked for.
     ewma_t = cache(lambda: EwmaT(panel, task, fit))
-    filtered = cache(lambda name: FilteredGarch(garch, name, ewma_t()))
+
+    @cache
+    def garch() -> GarchFits:
+        from forecast.models.garch import GarchFits
+
+        return GarchFits(panel, task, fit, seed=seed)
+
+    @cache
+    def filtered(name: str) -> FilteredGarch:
+        from forecast.models.filtered import FilteredGarch
+
+        return FilteredGarch(garch(), name, ewma_t())
 
     def har_abs() -> Baseline:
         from forecast.models.har import HarAbs
@@ -308,14 +318,21 @@ def make_baselines(
     def gjr_market() -> Baseline:
         from forecast.models.pooled import GjrMarket
 
-        baseline = GjrMarket(panel, task, fit, garch.volatility("gjr_t"))
-        baseline.fallbacks = garch.fallbacks("gjr_t")  # there the scale stands for GJR's volatility
+        baseline = GjrMarket(panel, task, fit, garch().volatility("gjr_t"))
+        baseline.fallbacks = garch().fallbacks(
+            "gjr_t"
+        )  # there the scale stands for GJR's volatility
         return baseline
 
     def har_pooled() -> Baseline:
         from forecast.models.har import HarPooled
 
         return HarPooled(panel, task, fit)
+
+    def mean_of_garch() -> Baseline:
+        from forecast.models.pool import MEMBERS, MeanOfGarch
+
+        return MeanOfGarch([filtered(name) for name in MEMBERS])
 
     make: dict[str, Callable[[], Baseline]] = {
         "historical": lambda: Historical(panel, task, fit),
@@ -330,7 +347,7 @@ def make_baselines(
         "har_abs": har_abs,
         "gjr_market": gjr_market,
         "har_pooled": har_pooled,
-        "mean_of_garch": lambda: MeanOfGarch([filtered(name) for name in MEMBERS]),
+        "mean_of_garch": mean_of_garch,
     }
     result = {name: make[name]() for name in BASELINES if name in wanted}
     if truth is not None and truth.states(task.horizons, task.delay):
