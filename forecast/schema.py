@@ -46,6 +46,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+NAMES = tuple(field.name for field in SCHEMA if pa.types.is_dictionary(field.type))
 FLOATS = tuple(field.name for field in SCHEMA if pa.types.is_floating(field.type))
 # Whether every row of a horizon has them or none does depends on the model alone ...
 _BY_MODEL = ("std", *QUANTILES, "es01", "es05")
@@ -127,7 +128,7 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
         sign = "at least" if allowed else "above"
         refuse(wrong, f"{name}={{{name}}} must be {sign} {lowest}. Correct or drop the row.")
     refuse(value["pit"] > 1, "pit={pit} must be at most 1. Give a probability.")
-    known = {name: columns[name][0].dictionary.to_pylist() for name in ("model", "part", "symbol")}
+    known = {name: columns[name][0].dictionary.to_pylist() for name in NAMES}
     unknown = np.array([name not in PARTS for name in known["part"]], dtype=bool)
     if unknown.any():
         refuse(unknown[value["part"]], f"part={{part}} is none of {', '.join(PARTS)}.")

@@ -89,6 +89,7 @@ class CarriedPass:
         return sum(-(-self._sessions(block) // BLOCK_SESSIONS) for block in self.blocks)
 
     def __iter__(self) -> Iterator[CarriedBatch]:
+        nothing = np.full((BLOCK_SYMBOLS, BLOCK_SESSIONS), -1)
         for block in self.blocks:
             symbol_B = self.range.ordered(block)
             filler = np.repeat(symbol_B[:1], BLOCK_SYMBOLS - len(symbol_B))
@@ -98,15 +99,20 @@ class CarriedPass:
             low_B = self.range.low[full_B]
             high_B = np.where(real_B, self.range.high[full_B], 0)
             for session in np.arange(0, self._sessions(symbol_B), BLOCK_SESSIONS):
-                rows_BL = (first_B + session)[:, None] + np.arange(BLOCK_SESSIONS)
-                inside = (rows_BL >= low_B[:, None]) & (rows_BL < high_B[:, None])
                 here = first_B + session
+                ends = np.minimum(here + BLOCK_SESSIONS, high_B)
+                wanted = bool((np.maximum(here, low_B) < ends).any())
+                rows_BL = nothing
+                if wanted:
+                    rows_BL = here[:, None] + np.arange(BLOCK_SESSIONS)
+                    inside = (rows_BL >= low_B[:, None]) & (rows_BL < high_B[:, None])
+                    rows_BL = np.where(inside, rows_BL, -1)
                 yield CarriedBatch(
                     x_BLF=self.tensors.inputs(here, stop_B, BLOCK_SESSIONS),
                     gather=partial(
                         self.tensors.gather, here, stop_B, low_B, high_B, BLOCK_SESSIONS
                     ),
-                    rows_BL=np.where(inside, rows_BL, -1),
+                    rows_BL=rows_BL,
                     first=session == 0,
-                    wanted=bool(inside.any()),
+                    wanted=wanted,
                 )

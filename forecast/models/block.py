@@ -105,7 +105,8 @@ class Block:
     def _stated(self, distribution: Distribution) -> dict[str, pa.Array]:
         """What a distribution says of the rows, and of what became of them, in percent."""
         unit_M, actual_M = self.unit.reshape(-1), self.actual.reshape(-1)
-        columns = {name: np.full(len(unit_M), np.nan, np.float32) for name in STATED}
+        columns = np.empty((len(STATED), len(unit_M)), np.float32)
+        first = STATED.index(QUANTILES[0])
 
         def fill(rows: slice, law: Distribution) -> None:
             unit, actual = unit_M[rows], actual_M[rows]
@@ -118,17 +119,21 @@ class Block:
                 "es05": law.expected_shortfall(LEVELS[1]),
                 "crps_exact": crps,
             }
-            if law.quantiles is not None:
-                percent |= dict(zip(QUANTILES, law.quantiles.T, strict=True))
-            values = {name: v * unit for name, v in percent.items() if v is not None}
+            values = {name: None if v is None else v * unit for name, v in percent.items()}
             # The density of the percent return: scaled density ÷ unit.
-            values |= {} if nll is None else {"nll": nll + np.log(unit)}
-            values |= {} if pit is None else {"pit": pit}
+            values |= {"nll": None if nll is None else nll + np.log(unit), "pit": pit}
             for name, value in values.items():
-                columns[name][rows] = np.where(known, value, np.nan) if name in OF_ACTUAL else value
+                stated = np.nan if value is None else value
+                kept = np.where(known, stated, np.nan) if name in OF_ACTUAL else stated
+                columns[STATED.index(name), rows] = kept
+            levels = np.nan if law.quantiles is None else law.quantiles.T * unit
+            columns[first : first + len(QUANTILES), rows] = levels
 
         _in_pieces(fill, distribution, len(unit_M))
-        return {name: pa.array(v, from_pandas=np.isnan(v).any()) for name, v in columns.items()}
+        return {
+            name: pa.array(values, from_pandas=np.isnan(values).any())
+            for name, values in zip(STATED, columns, strict=True)
+        }
 
     def realized_variance(self) -> np.ndarray:
         """Sum of squared daily returns over each target, percent squared, shape (N, H).
@@ -160,8 +165,10 @@ def _in_pieces(
     if count <= PIECE or not distribution.parts:
         work(slice(None), distribution)
         return
-    pieces = [slice(first, first + PIECE) for first in range(0, count, PIECE)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    threads = torch.get_num_threads()
+    size = -(-count // (threads * -(-count // (threads * PIECE))))  # as many for each thread
+    pieces = [slice(first, first + size) for first in range(0, count, size)]
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, pieces, map(distribution.take, pieces)))
 
 

@@ -26,6 +26,7 @@ from scipy import special
 from forecast.forecasts import LEVELS
 
 Array = NDArray[np.float64]
+Factor = Array | float  # of each row, or of all
 
 _LOWEST = 0.005  # level of a t that a level of 0.01 can fall on under full skew
 
@@ -151,7 +152,8 @@ class SplitT(Distribution):
     ) -> None:
         self._mode, self._width, df, self._skew = _together(mode, width, df, skew)
         self._df = np.minimum(df, 1e8)  # where it is the normal to 1e-8, and still a number
-        self._left, self._right = 1 - self._skew, 1 + self._skew
+        self._left: Factor = 1 - self._skew
+        self._right: Factor = 1 + self._skew
 
     @cached_property
     def _log_beta(self) -> Array:
@@ -193,33 +195,37 @@ class SplitT(Distribution):
         return np.moveaxis(np.stack(columns), 0, -1)
 
     @cached_property
-    def _ratio(self) -> list[Array]:
+    def _ratio(self) -> Array:
         """Coefficients of the ratio of quantiles as a polynomial in the level, for each row."""
-        return [_horner(row, _unit_df(self._df)) for row in _TABLE]
+        return _polynomials(_TABLE.T, _unit_df(self._df))
 
     def _t(self, level: float, tail: Array) -> Array:
         """Quantiles of the t at `tail`, which a level falls on."""
         z: Array = special.ndtri(tail)
         return z * _horner(self._ratio, _unit_level(z))
 
-    def _side(self, level: float) -> tuple[Any, Array, Array]:
+    def _half(self, below: Any) -> Factor:
+        """Width of the half below the mode or above."""
+        return np.where(below, self._left, self._right)
+
+    def _side(self, level: float) -> tuple[Any, Factor, Array]:
         """Whether the quantile lies below the mode, the width of its half, its level in a t."""
         below = level < self._left / 2
-        half = np.where(below, self._left, self._right)
+        half = self._half(below)
         return below, half, np.where(below, level, 1 - level) / half
 
-    def _standard(self, y: ArrayLike) -> tuple[Array, Array, Array]:
+    def _standard(self, y: ArrayLike) -> tuple[Array, Array, Factor]:
         """y in widths from the mode, as the value of a t, and the width of its half."""
         z = (_contiguous(y) - self._mode) / self._width
-        half = np.where(z < 0, self._left, self._right)
+        half = self._half(z < 0)
         return z, z / half, half
 
-    def _tail(self, t: Array, half: Array) -> Array:
+    def _tail(self, t: Array, half: Factor) -> Array:
         """Probability beyond y, away from the mode."""
         tail: Array = half * special.stdtr(self._df, -np.abs(t))
         return tail
 
-    def _beyond(self, t: Array, half: Array, log_density: Array) -> Array:
+    def _beyond(self, t: Array, half: Factor, log_density: Array) -> Array:
         """∫ |z| f over the tail past the value of a t."""
         df = self._df
         beyond: Array = half**2 * np.exp(log_density) * (df + t**2) / (df - 1)
@@ -275,24 +281,33 @@ class StudentT(SplitT):
 
     def __init__(self, *, mu: ArrayLike, sigma: ArrayLike, df: ArrayLike) -> None:
         super().__init__(mode=mu, width=sigma, df=df, skew=0.0)
+        self._left = self._right = 1.0  # of all rows: no array has to be worked through for it
+
+    def _half(self, below: Any) -> float:
+        return 1.0
 
     def take(self, rows: slice) -> StudentT:
         return StudentT(mu=self._mode[rows], sigma=self._width[rows], df=self._df[rows])
 
     @cached_property
-    def _lower(self) -> list[Array]:
+    def _lower(self) -> Array:
         # Symmetry leaves ten levels, at which the table is a polynomial in 1 / df alone.
-        return [_horner(column, _unit_df(self._df)) for column in _BELOW_MEDIAN.T]
+        return _polynomials(_BELOW_MEDIAN, _unit_df(self._df))
 
     def _t(self, level: float, tail: Array) -> Array:
-        known = level in LEVELS[: len(self._lower)]
-        return self._lower[LEVELS.index(level)] if known else super()._t(level, tail)
+        if level in LEVELS[: len(self._lower)]:
+            lower: Array = self._lower[LEVELS.index(level)]
+            return lower
+        return super()._t(level, np.full_like(self._df, tail))
 
     @cached_property
     def quantiles(self) -> Array:
         lower = self._lower
-        standard = [*lower, np.zeros_like(self._df), *(-t for t in reversed(lower))]
-        return np.moveaxis(np.stack([self._mode + self._width * t for t in standard]), 0, -1)
+        t = np.concatenate([lower, np.zeros_like(lower[:1]), -lower[::-1]])
+        # All levels in few operations, between which threads have to wait for each other.
+        t *= self._width
+        t += self._mode
+        return np.moveaxis(t, 0, -1)
 
 
 class SkewedT(SplitT):
@@ -371,10 +386,16 @@ def _unit_df(df: Array) -> Array:
     return 4 / df - 1
 
 
+def _polynomials(coefficients: Array, x: Array) -> Array:
+    """Several polynomials, a column of coefficients each; an axis for them in front of x's."""
+    return _horner(coefficients.reshape(*coefficients.shape, *[1] * x.ndim), x)
+
+
 def _horner(coefficients: Iterable[Any], x: Array) -> Array:
-    """Polynomial with the given coefficients, lowest power first, numbers or shaped as x."""
-    value = np.zeros_like(x)
-    for coefficient in reversed(list(coefficients)):
+    """Polynomial with the given coefficients, lowest power first, of shapes that go with x."""
+    order = list(coefficients)
+    value = np.zeros(np.broadcast_shapes(np.shape(order[0]), np.shape(x)))
+    for coefficient in reversed(order):
         value *= x
         value += coefficient
     return value
