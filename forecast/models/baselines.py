@@ -319,9 +319,7 @@ def make_baselines(
         from forecast.models.pooled import GjrMarket
 
         baseline = GjrMarket(panel, task, fit, garch().volatility("gjr_t"))
-        baseline.fallbacks = garch().fallbacks(
-            "gjr_t"
-        )  # there the scale stands for GJR's volatility
+        baseline.fallbacks = garch().fallbacks("gjr_t")  # there the scale stands for volatility
         return baseline
 
     def har_pooled() -> Baseline:

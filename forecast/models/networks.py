@@ -262,7 +262,7 @@ def read_together(
     # back.
     early, late = (0, warmup) if torch.is_grad_enabled() else (warmup, 0)
     if early == x_KBLF.shape[2]:  # only the state matters
-        return hidden_KBLU.new_empty(*x_KBLF.shape[:2], 0, *one.shape), after
+        return x_KBLF.new_empty(*x_KBLF.shape[:2], 0, *one.shape), after
     compiled = one.compiled(x_KBLF)
     readouts, dropped = [n.readout for n in networks], [m.state for m in masks]
     raw = _linear(readouts, hidden_KBLU[:, :, early:], dropped, compiled=compiled)
