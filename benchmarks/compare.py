@@ -161,7 +161,8 @@ def ratios(
         return over_libraries(lambda f: f["peak_rss_mb"] / found["peak_rss_mb"])
 
     def over_libraries(ratio: Callable[[Figures], float], of: Iterable[str] = LIBRARIES) -> str:
-        told = [f"{name} {ratio(work[name]):.3g}" for name in of if name in work]
+        found = {name: ratio(work[name]) for name in of if name in work}
+        told = [f"{name} {x:,.0f}" if x >= 100 else f"{name} {x:.3g}" for name, x in found.items()]
         return ", ".join(told) or ABSENT
 
     rows = {

@@ -103,6 +103,7 @@ def in_turn(turns: int, contestants: Mapping[str, Callable[[], Figures]]) -> dic
     told: dict[str, list[Figures]] = {name: [] for name in contestants}
     for turn in range(turns):
         for name, contestant in contestants.items():
+            os.sync()  # what others wrote: who waits for the disk waits for its own writing alone
             told[name].append(contestant())
             print(f"turn {turn + 1} of {turns}: {name}", file=sys.stderr, flush=True)
     return {name: medians(figures) for name, figures in told.items()}
