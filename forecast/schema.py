@@ -148,10 +148,13 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
     group = value["horizon"].astype(np.int64) * max(1, len(known["model"])) + value["model"]
     gaps = {name for name, (column, _) in columns.items() if column.null_count}
     for names, rows in ((_BY_MODEL, np.ones_like(actual)), (_BY_ACTUAL, actual)):
+        if gaps.isdisjoint(names):
+            continue
+        size = np.bincount(group[rows], minlength=1)
         for name in (name for name in names if name in gaps):
             null = np.isnan(value[name]) & rows
             if null.any():
-                count, size = (np.bincount(group[of], minlength=1) for of in (null, rows))
+                count = np.bincount(group[null], minlength=1)
                 some = np.flatnonzero(count < size[: len(count)])
                 refuse(
                     null & np.isin(group, some),
@@ -173,13 +176,13 @@ def examine(block: pd.DataFrame | pa.Table, where: str) -> tuple[pa.Table, Spans
     # Rows are sorted by key: equal neighbours are duplicates, and groups have their ends at hand.
     for name in ("part", "symbol"):
         group = group * max(1, len(known[name])) + value[name]
-    group = group * (value["fold"].max(initial=0) + 1) + value["fold"]
+    group = group * (int(value["fold"].max(initial=0)) + 1) + value["fold"]
     # Within a group rows mostly stand by date, and small whole numbers are sorted by counting.
     narrow = group.astype(np.min_scalar_type(group.max(initial=0)))
     row = np.argsort(narrow, kind="stable")
     same = narrow[row[1:]] == narrow[row[:-1]]
     day = origin.astype(np.int64)
-    if (same & (np.diff(day[row]) <= 0)).any():
+    if (same & (np.diff(day[row]) < 0)).any():
         row = np.lexsort((day, group))
     group, day = group[row], day[row]
     repeated = np.zeros_like(actual)

@@ -289,7 +289,8 @@ def test_other_widths_and_missing_optional_columns_are_accepted() -> None:
 def test_names_are_stored_in_the_order_in_which_they_appear(dictionary: list[str]) -> None:
     """However a dictionary orders, repeats or adds names."""
     block = make_block()
-    place = [len(dictionary) - 1 - dictionary[::-1].index(name) for name in block["symbol"]]
+    copies = {name: [i for i, n in enumerate(dictionary) if n == name] for name in dictionary}
+    place = [copies[name][i % len(copies[name])] for i, name in enumerate(block["symbol"])]
     names = pa.DictionaryArray.from_arrays(pa.array(place, pa.int8()), pa.array(dictionary))
     plain = pa.Table.from_pandas(block, preserve_index=False)
     table = plain.set_column(plain.column_names.index("symbol"), "symbol", names)
@@ -298,13 +299,24 @@ def test_names_are_stored_in_the_order_in_which_they_appear(dictionary: list[str
     assert stored.equals(validate(block, "f")["symbol"].chunk(0))
 
 
+def test_a_name_that_a_dictionary_holds_as_null_is_null() -> None:
+    plain = pa.Table.from_pandas(make_block(), preserve_index=False)
+    place = pa.array(np.arange(plain.num_rows, dtype=np.int32) % 2)
+    names = pa.DictionaryArray.from_arrays(place, pa.array(["AAPL", None]))
+    with pytest.raises(ForecastError, match="row 1: symbol is null"):
+        validate(plain.set_column(plain.column_names.index("symbol"), "symbol", names), "f")
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10_000), days=st.integers(1, 40))
 def test_first_and_last_origins_are_those_of_a_loop_whatever_the_order(
     seed: int, days: int
 ) -> None:
-    parts = [make_block(fold=3, days=days), make_block(model="gru", days=days, horizons=(20, 250))]
+    parts = [make_block(fold=fold, days=days) for fold in (0, 1, 32767)]
+    parts.append(make_block(model="gru", days=days, horizons=(20, 250)))
     block = pd.concat(parts).sample(frac=0.7, random_state=seed)
+    if seed % 2:  # as forecasts of several folds would stand in one table by date
+        block = block.sort_values("origin", kind="stable")
     _, spans = examine(block, "f")
     expected: dict[tuple[object, ...], list[int]] = {}
     for row in block.itertuples():

@@ -126,8 +126,16 @@ class Block:
                 stated = np.nan if value is None else value
                 kept = np.where(known, stated, np.nan) if name in OF_ACTUAL else stated
                 columns[STATED.index(name), rows] = kept
-            levels = np.nan if law.quantiles is None else law.quantiles.T * unit
-            columns[first : first + len(QUANTILES), rows] = levels
+            levels = columns[first : first + len(QUANTILES), rows]
+            if law.quantiles is None:
+                levels[:] = np.nan
+            elif law.quantiles.shape[-1] != len(QUANTILES):
+                raise ValueError(
+                    f"{type(law).__name__} states {law.quantiles.shape[-1]} quantiles, not the "
+                    f"{len(QUANTILES)} of LEVELS."
+                )
+            else:
+                levels[:] = law.quantiles.T * unit
 
         _in_pieces(fill, distribution, len(unit_M))
         return {

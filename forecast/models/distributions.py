@@ -77,7 +77,7 @@ class Distribution:
         return "take" in vars(type(self))
 
     def scores(self, y: ArrayLike) -> tuple[Array | None, Array | None, Array | None]:
-        """`nll`, `pit` and `crps`, which may have work in common."""
+        """`nll`, `pit` and `crps`; who overrides one where these share work overrides this too."""
         return self.nll(y), self.pit(y), self.crps(y)
 
     def nll(self, y: ArrayLike) -> Array | None:
