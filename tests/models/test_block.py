@@ -174,6 +174,17 @@ def test_a_table_has_the_same_bits_however_it_is_cut_and_shared_between_threads(
     assert parted.equals(whole)
 
 
+@pytest.mark.parametrize("count", [1, 20])
+def test_quantiles_at_other_levels_are_refused(random_panel: RandomPanel, count: int) -> None:
+    """One alone would be taken for all."""
+    panel = random_panel(0, symbols=2)
+    block = random_block(panel, Task(), 0)
+    quantiles = np.zeros((block.unit.size, count))
+    said = Distribution(mean=np.zeros(block.unit.size), quantiles=quantiles)
+    with pytest.raises(ValueError, match=f"Distribution states {count} quantiles, not the 21"):
+        block.table(said, model="m", part="test", fold=0)
+
+
 def test_some_rows_of_a_distribution_say_what_the_whole_says_of_them() -> None:
     rows = slice(40, 75)
     for kind in KINDS[:3]:
