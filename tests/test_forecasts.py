@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import Future
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -241,8 +243,26 @@ def test_reading_streams_one_block_at_a_time_and_skips_unwanted_ones(
     assert read == [6, 8, 9, 11]
 
 
-def test_more_symbols_take_no_more_memory_to_write_and_to_score(tmp_path: Path) -> None:
+class AtOnce:
+    """An executor that does its work before it goes on: peaks do not depend on a race."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def submit(self, work: Callable[..., Any], *given: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*given, **named))
+        return done
+
+    def shutdown(self) -> None:
+        """Nothing is left to wait for."""
+
+
+def test_more_symbols_take_no_more_memory_to_write_and_to_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three or twelve blocks of the same size, one after the other."""
+    monkeypatch.setattr(forecasts, "ThreadPoolExecutor", AtOnce)
     peaks = []
     for count in (1, 3, 12):  # the first imports what the others use
         names = [f"S{number:02d}" for number in range(8 * count)]
@@ -255,8 +275,7 @@ def test_more_symbols_take_no_more_memory_to_write_and_to_score(tmp_path: Path) 
             scores.add(block)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # Four times the table, but for whether a block is still encoded while the next one is made.
-    assert peaks[2] < 1.5 * peaks[1]
+    assert peaks[2] < 1.1 * peaks[1]
 
 
 def test_values_read_can_be_changed(tmp_path: Path) -> None:

@@ -14,21 +14,18 @@ Statistical Software 90: closed forms of the continuous ranked probability score
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from forecast.forecasts import LEVELS
+from forecast.models import standard_t
 
 Array = NDArray[np.float64]
 Factor = Array | float  # of each row, or of all
-
-_LOWEST = 0.005  # level of a t that a level of 0.01 can fall on under full skew
 
 
 class Distribution:
@@ -157,17 +154,16 @@ class SplitT(Distribution):
 
     @cached_property
     def _log_beta(self) -> Array:
-        return _log_beta(self._df)
+        return standard_t.log_beta(self._df)
 
     @cached_property
     def _log_peak(self) -> Array:
         """Log density of the t at 0."""
-        return _log_peak(self._df, self._log_beta)
+        return standard_t.log_peak(self._df, self._log_beta)
 
     def _log_density(self, t: Array) -> Array:
         """Log density of the t."""
-        log_density: Array = self._log_peak - (self._df + 1) / 2 * np.log1p(t**2 / self._df)
-        return log_density
+        return standard_t.log_density(t, self._df, self._log_peak)
 
     @cached_property
     def _moments(self) -> tuple[Array, Array, Array]:
@@ -196,13 +192,11 @@ class SplitT(Distribution):
 
     @cached_property
     def _ratio(self) -> Array:
-        """Coefficients of the ratio of quantiles as a polynomial in the level, for each row."""
-        return _polynomials(_TABLE.T, _unit_df(self._df))
+        return standard_t.ratio(self._df)
 
     def _t(self, level: float, tail: Array) -> Array:
         """Quantiles of the t at `tail`, which a level falls on."""
-        z: Array = special.ndtri(tail)
-        return z * _horner(self._ratio, _unit_level(z))
+        return standard_t.quantile(tail, self._ratio)
 
     def _half(self, below: Any) -> Factor:
         """Width of the half below the mode or above."""
@@ -291,8 +285,8 @@ class StudentT(SplitT):
 
     @cached_property
     def _lower(self) -> Array:
-        # Symmetry leaves ten levels, at which the table is a polynomial in 1 / df alone.
-        return _polynomials(_BELOW_MEDIAN, _unit_df(self._df))
+        # Symmetry leaves ten levels.
+        return standard_t.below_median(self._df)
 
     def _t(self, level: float, tail: Array) -> Array:
         if level in LEVELS[: len(self._lower)]:
@@ -316,7 +310,7 @@ class SkewedT(SplitT):
     def __init__(self, *, mu: ArrayLike, sigma: ArrayLike, df: ArrayLike, skew: ArrayLike) -> None:
         mu, sigma, df, skew = _together(mu, sigma, df, skew)
         df = np.minimum(df, 1e8)
-        _, drift, std = _moments(df, skew, _log_peak(df, _log_beta(df)))
+        _, drift, std = _moments(df, skew, standard_t.log_peak(df, standard_t.log_beta(df)))
         width = sigma / std
         super().__init__(mode=mu - width * drift, width=width, df=df, skew=skew)
 
@@ -337,70 +331,8 @@ def _probability(z: Array, tail: Array) -> Array:
     return np.where(z < 0, tail, 1 - tail)
 
 
-def _log_beta(df: Array) -> Array:
-    """log B(½, df / 2), which peak and spread of the standard t have in common."""
-    log_beta: Array = special.betaln(0.5, df / 2)
-    return log_beta
-
-
-def _log_peak(df: Array, log_beta: Array) -> Array:
-    """Log density of the standard t at 0."""
-    log_peak: Array = -(log_beta + np.log(df) / 2)
-    return log_peak
-
-
 def _moments(df: Array, skew: Array, log_peak: Array) -> tuple[Array, Array, Array]:
     """E[max(0, T)] of the t itself; mean and standard deviation of the split t of width 1."""
     upper = df / (df - 1) * np.exp(log_peak)
     drift = 4 * skew * upper
     return upper, drift, np.sqrt(df / (df - 2) * (1 + 3 * skew**2) - drift**2)
-
-
-def _quantile_table(degree_level: int = 10, degree_df: int = 12) -> Array:
-    """Ratio of the t quantile to the normal one, as a polynomial in two variables.
-
-    The ratio is an even, smooth function of the normal quantile and a smooth one of 1 / df, so
-    interpolation at Chebyshev nodes is within 1e-9 of scipy for levels from 0.005 and df from 2,
-    and twenty times as fast.
-
-    Returns
-    -------
-    coefficients of shape (degree_level, degree_df), of powers of the two variables of
-    `_unit_level` and `_unit_df`, which run from -1 to 1
-    """
-    level, df = (np.cos(np.pi * (np.arange(n) + 0.5) / n) for n in (degree_level, degree_df))
-    z = np.sqrt((level + 1) / 2) * special.ndtri(_LOWEST)
-    ratio = special.stdtrit(4 / (df + 1), special.ndtr(z)[:, None]) / z[:, None]
-    along_level = np.linalg.solve(chebyshev.chebvander(level, degree_level - 1), ratio)
-    both = np.linalg.solve(chebyshev.chebvander(df, degree_df - 1), along_level.T).T
-    powers = np.stack([chebyshev.cheb2poly(row) for row in both])
-    return np.stack([chebyshev.cheb2poly(column) for column in powers.T], axis=1)
-
-
-def _unit_level(z: Array) -> Array:
-    unit: Array = 2 * (z / special.ndtri(_LOWEST)) ** 2 - 1
-    return unit
-
-
-def _unit_df(df: Array) -> Array:
-    return 4 / df - 1
-
-
-def _polynomials(coefficients: Array, x: Array) -> Array:
-    """Several polynomials, a column of coefficients each; an axis for them in front of x's."""
-    return _horner(coefficients.reshape(*coefficients.shape, *[1] * x.ndim), x)
-
-
-def _horner(coefficients: Iterable[Any], x: Array) -> Array:
-    """Polynomial with the given coefficients, lowest power first, of shapes that go with x."""
-    order = list(coefficients)
-    value = np.zeros(np.broadcast_shapes(np.shape(order[0]), np.shape(x)))
-    for coefficient in reversed(order):
-        value *= x
-        value += coefficient
-    return value
-
-
-_TABLE = _quantile_table()
-_BELOW = special.ndtri(LEVELS[: len(LEVELS) // 2])
-_BELOW_MEDIAN = _BELOW * np.stack([_horner(row, _unit_level(_BELOW)) for row in _TABLE.T])
