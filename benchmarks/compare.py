@@ -68,13 +68,13 @@ def work_table(found: Mapping[str, Figures]) -> Table:
         "| | training, windows/s | forecasts, origins/s | rows/s | peak memory of the fit, MB |",
         "|---|---|---|---|---|",
     ]
-    forecast_only = (SINGLE, IN_MEMORY, ENSEMBLE, *QUANTILES)
-    for name in ("plain torch loop", "this project", *forecast_only[:3], *LIBRARIES, *QUANTILES):
+    own = (SINGLE, IN_MEMORY, ENSEMBLE)
+    for name in ("plain torch loop", "this project", *own, *LIBRARIES, *QUANTILES):
         if name not in found:
             lines.append(f"| {name} | {ABSENT} | | | |")
             continue
         f = found[name]
-        training = "" if name in forecast_only else f"{f['windows_per_second']:,.0f}"
+        training = "" if name in (*own, *QUANTILES) else f"{f['windows_per_second']:,.0f}"
         if "eval_seconds" not in f:
             lines.append(f"| {name} | {training} | | | |")
             continue
